@@ -1,0 +1,212 @@
+//! A broker that does what a test tells it, for the paths that no real broker takes on demand.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use async_trait::async_trait;
+use posthaste_core::broker::*;
+use posthaste_core::*;
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+
+/// What a call of `publish` does. Without a step it confirms.
+#[derive(Debug, Clone)]
+pub enum Step {
+    /// Every entry fails.
+    Fail(ErrorKind, Stored),
+    /// The entry with this index fails, the others are confirmed.
+    FailOne(usize, ErrorKind),
+    /// Every entry waits for a permit of `Script::gate`, then is confirmed.
+    Wait,
+    /// Never answers.
+    Hang,
+}
+
+/// Whether a failed entry is stored nevertheless.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stored {
+    No,
+    Maybe,
+}
+
+#[derive(Debug)]
+pub struct Script {
+    pub layout: Layout,
+    pub capabilities: Mutex<Arc<Capabilities>>,
+    pub steps: Mutex<VecDeque<Step>>,
+    /// The ids of every call, in order.
+    pub calls: Mutex<Vec<Vec<String>>>,
+    pub gate: Semaphore,
+    pub out: AtomicUsize,
+    pub most_out: AtomicUsize,
+}
+
+impl Script {
+    pub fn new(layout: Layout) -> Arc<Self> {
+        let mut capabilities = Capabilities::all("script");
+        capabilities.max_flights = 2;
+        Arc::new(Self {
+            layout,
+            capabilities: Mutex::new(Arc::new(capabilities)),
+            steps: Mutex::default(),
+            calls: Mutex::default(),
+            gate: Semaphore::new(0),
+            out: AtomicUsize::new(0),
+            most_out: AtomicUsize::new(0),
+        })
+    }
+
+    pub fn then(self: &Arc<Self>, steps: impl IntoIterator<Item = Step>) -> Arc<Self> {
+        self.steps.lock().unwrap().extend(steps);
+        Arc::clone(self)
+    }
+
+    pub fn limit(&self, change: impl FnOnce(&mut Capabilities)) {
+        let mut held = self.capabilities.lock().unwrap();
+        let mut changed = (**held).clone();
+        change(&mut changed);
+        *held = Arc::new(changed);
+    }
+
+    pub fn bus(self: &Arc<Self>) -> Bus {
+        Bus::shared(Arc::new(Scripted(Arc::clone(self)))).source("/test").build().unwrap()
+    }
+
+    pub fn builder(self: &Arc<Self>) -> BusBuilder {
+        Bus::shared(Arc::new(Scripted(Arc::clone(self)))).source("/test")
+    }
+
+    pub fn calls(&self) -> Vec<Vec<String>> {
+        self.calls.lock().unwrap().clone()
+    }
+}
+
+#[derive(Debug)]
+pub struct Scripted(Arc<Script>);
+
+struct Out<'a>(&'a Script);
+
+impl Drop for Out<'_> {
+    fn drop(&mut self) {
+        self.0.out.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+#[async_trait]
+impl Publish for Scripted {
+    async fn publish(
+        &self,
+        _: &Destination,
+        batch: &mut [Envelope],
+        _: &SendOptions,
+    ) -> Result<Outcomes> {
+        let script = &*self.0;
+        let out = script.out.fetch_add(1, Ordering::SeqCst) + 1;
+        let _out = Out(script);
+        script.most_out.fetch_max(out, Ordering::SeqCst);
+        let ids = batch.iter().map(|envelope| envelope.id().to_owned()).collect();
+        script.calls.lock().unwrap().push(ids);
+        let step = script.steps.lock().unwrap().pop_front();
+        let fail = |kind, stored| {
+            Error::new(kind, "as the script says").with_may_be_stored(stored == Stored::Maybe)
+        };
+        match step {
+            None => {}
+            Some(Step::Fail(kind, stored)) => {
+                return Ok(Outcomes::failed(batch.len(), &fail(kind, stored)));
+            }
+            Some(Step::FailOne(index, kind)) => {
+                let outcome = |at| match at == index {
+                    true => Err(fail(kind, Stored::No)),
+                    false => Ok(posthaste_core::broker::Stored::at(at as u64)),
+                };
+                return Ok((0..batch.len()).map(outcome).collect());
+            }
+            Some(Step::Wait) => script.gate.acquire().await.unwrap().forget(),
+            Some(Step::Hang) => std::future::pending().await,
+        }
+        Ok((0..batch.len()).map(|at| Ok(posthaste_core::broker::Stored::at(at as u64))).collect())
+    }
+}
+
+#[async_trait]
+impl Broker for Scripted {
+    fn capabilities(&self, _: Option<&TopicName>) -> Arc<Capabilities> {
+        Arc::clone(&self.0.capabilities.lock().unwrap())
+    }
+
+    async fn subscribe(&self, _: SubscribeRequest) -> Result<Subscribed> {
+        Err(Error::unsupported("the script only publishes"))
+    }
+
+    fn admin(&self) -> &dyn posthaste_core::broker::Admin {
+        self
+    }
+
+    async fn health(&self) -> Result<Health> {
+        Ok(Health::Live)
+    }
+
+    async fn close(&self, _: Instant) -> Result<()> {
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl posthaste_core::broker::Admin for Scripted {
+    async fn ensure(&self, topic: &TopicSpec, _: Topology) -> Result<TopicInfo> {
+        self.describe(&topic.name).await
+    }
+    async fn verify(&self, _: &TopicSpec) -> Result<Vec<Difference>> {
+        Ok(Vec::new())
+    }
+    async fn describe(&self, topic: &TopicName) -> Result<TopicInfo> {
+        Ok(TopicInfo::new(topic.clone(), self.0.layout, false, "script".to_owned()))
+    }
+    async fn delete_topic(&self, _: &TopicName) -> Result<()> {
+        Ok(())
+    }
+    async fn purge(&self, _: &TopicName) -> Result<Option<u64>> {
+        Ok(None)
+    }
+    async fn groups(&self, _: &TopicName) -> Result<Vec<GroupInfo>> {
+        Ok(Vec::new())
+    }
+    async fn delete_group(&self, _: &TopicName, _: &GroupName) -> Result<()> {
+        Ok(())
+    }
+    async fn lag(&self, _: &TopicName, _: &GroupName) -> Result<Lag> {
+        Ok(Lag::default())
+    }
+    async fn seek(&self, _: &TopicName, _: &GroupName, _: Start) -> Result<()> {
+        Ok(())
+    }
+    async fn range(&self, _: &TopicName, _: &RangeQuery) -> Result<Vec<Retained>> {
+        Ok(Vec::new())
+    }
+    async fn dead_letters(
+        &self,
+        _: &TopicName,
+        _: &GroupName,
+        _: &DeadLetterQuery,
+    ) -> Result<DeadLetterPage> {
+        Ok(DeadLetterPage::new(Vec::new(), true))
+    }
+    async fn replay(
+        &self,
+        _: &TopicName,
+        _: &GroupName,
+        letters: &[LetterId],
+    ) -> Result<Vec<Result<()>>> {
+        Ok(letters.iter().map(|_| Ok(())).collect())
+    }
+    async fn discard(
+        &self,
+        _: &TopicName,
+        _: &GroupName,
+        letters: &[LetterId],
+    ) -> Result<Vec<Result<()>>> {
+        Ok(letters.iter().map(|_| Ok(())).collect())
+    }
+}
