@@ -1,0 +1,9 @@
+use posthaste_derive::Event;
+
+#[derive(Event)]
+#[event(type = "order.changed")]
+union OrderChanged {
+    number: u32,
+}
+
+fn main() {}

@@ -1,0 +1,7 @@
+use posthaste_derive::Event;
+
+#[derive(Event)]
+#[event(type = "order\nplaced")]
+struct OrderPlaced;
+
+fn main() {}

@@ -1,0 +1,7 @@
+use posthaste_derive::Event;
+
+#[derive(Event)]
+#[event(type = "order.placed", topic = "orders")]
+struct OrderPlaced;
+
+fn main() {}

@@ -1,0 +1,4 @@
+//! `#[derive(Event)]`: what it generates, and what it says when it cannot.
+
+mod accepted;
+mod refused;
