@@ -14,6 +14,7 @@ pub mod envelope;
 mod error;
 mod event;
 mod health;
+mod keygate;
 mod name;
 mod partition;
 mod promise;

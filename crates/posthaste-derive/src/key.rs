@@ -1,6 +1,6 @@
 //! The key of an event: a field, or a path of fields.
 
-use proc_macro2::{Span, TokenStream, TokenTree};
+use proc_macro2::{Ident, Span, TokenStream, TokenTree};
 use quote::{ToTokens, quote_spanned};
 use syn::parse::ParseStream;
 use syn::punctuated::Punctuated;
@@ -74,14 +74,15 @@ fn at(span: Span, tokens: TokenStream) -> TokenStream {
 
 /// Whether the type mentions one of the type parameters.
 fn names_parameter(ty: &Type, generics: &Generics) -> bool {
-    let parameters: Vec<_> = generics.type_params().map(|parameter| &parameter.ident).collect();
-    mentions(ty.to_token_stream(), &|ident| parameters.iter().any(|parameter| ident == *parameter))
+    let parameters: Vec<&Ident> =
+        generics.type_params().map(|parameter| &parameter.ident).collect();
+    mentions(ty.to_token_stream(), &parameters)
 }
 
-fn mentions(tokens: TokenStream, wanted: &dyn Fn(&proc_macro2::Ident) -> bool) -> bool {
+fn mentions(tokens: TokenStream, names: &[&Ident]) -> bool {
     tokens.into_iter().any(|token| match token {
-        TokenTree::Ident(ident) => wanted(&ident),
-        TokenTree::Group(group) => mentions(group.stream(), wanted),
+        TokenTree::Ident(ident) => names.contains(&&ident),
+        TokenTree::Group(group) => mentions(group.stream(), names),
         TokenTree::Punct(_) | TokenTree::Literal(_) => false,
     })
 }

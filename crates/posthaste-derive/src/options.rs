@@ -32,7 +32,8 @@ impl Options {
             last = Some(attribute);
         }
         let Some(event_type) = read.event_type else {
-            let place = last.map_or_else(|| input.ident.span(), |attribute| attribute.path().span());
+            let place =
+                last.map_or_else(|| input.ident.span(), |attribute| attribute.path().span());
             return Err(Error::new(
                 place,
                 "the event has no type: add `#[event(type = \"order.placed\")]` with its name",

@@ -208,7 +208,7 @@ impl Driver {
         let mut left = credit;
         let count = self.sources.len();
         for step in 0..count {
-            if left.messages == 0 || left.bytes == 0 {
+            if out.len() > before && (left.messages == 0 || left.bytes == 0) {
                 break;
             }
             let at = (self.next + step) % count.max(1);

@@ -1,5 +1,7 @@
 //! Administration of topics, groups and dead letters, by name.
 
+use std::time::Duration;
+
 use super::Bus;
 use crate::broker::{DeadLetterPage, DeadLetterQuery, GroupInfo, Lag, RangeQuery, Retained, Start};
 use crate::{Error, GroupName, LetterId, Result, TopicInfo, TopicName};
@@ -8,6 +10,8 @@ use crate::{Error, GroupName, LetterId, Result, TopicInfo, TopicName};
 ///
 /// Every method fails with `Invalid` for a malformed name, `NotFound` for what does not exist,
 /// `Unsupported` for what the broker cannot do, and `Auth`, `Connection`, `Timeout` or `Closed`.
+/// Every method ends by the bus's call deadline (20 s by default), and those that take letters by
+/// a tenth of a second more for each; what was under way then has happened or not.
 /// Every method is cancel safe: a dropped call has happened or not.
 ///
 /// ```no_run
@@ -36,7 +40,7 @@ impl<'a> Admin<'a> {
     /// Cancel safe.
     pub async fn describe(&self, topic: &str) -> Result<TopicInfo> {
         let (broker, topic) = (self.broker()?, TopicName::new(topic)?);
-        broker.describe(&topic).await.map_err(|error| named(error, "describe", &topic))
+        self.answer(broker.describe(&topic)).await.map_err(|error| named(error, "describe", &topic))
     }
 
     /// Deletes the topic with its groups and dead letters. Deleting nothing is no error.
@@ -48,7 +52,9 @@ impl<'a> Admin<'a> {
     /// When dropped, parts of the topic may be left; deleting again completes it.
     pub async fn delete_topic(&self, topic: &str) -> Result<()> {
         let (broker, topic) = (self.broker()?, TopicName::new(topic)?);
-        broker.delete_topic(&topic).await.map_err(|error| named(error, "delete_topic", &topic))
+        self.answer(broker.delete_topic(&topic))
+            .await
+            .map_err(|error| named(error, "delete_topic", &topic))
     }
 
     /// Removes all messages of the topic and says how many, where the broker tells.
@@ -61,7 +67,7 @@ impl<'a> Admin<'a> {
     pub async fn purge(&self, topic: &str) -> Result<Option<u64>> {
         let (broker, topic) = (self.broker()?, TopicName::new(topic)?);
         self.require("purge", &topic, |can| &can.purge)?;
-        broker.purge(&topic).await.map_err(|error| named(error, "purge", &topic))
+        self.answer(broker.purge(&topic)).await.map_err(|error| named(error, "purge", &topic))
     }
 
     /// The groups of a topic.
@@ -74,7 +80,7 @@ impl<'a> Admin<'a> {
     pub async fn groups(&self, topic: &str) -> Result<Vec<GroupInfo>> {
         let (broker, topic) = (self.broker()?, TopicName::new(topic)?);
         self.require("groups", &topic, |can| &can.group_lifecycle)?;
-        broker.groups(&topic).await.map_err(|error| named(error, "groups", &topic))
+        self.answer(broker.groups(&topic)).await.map_err(|error| named(error, "groups", &topic))
     }
 
     /// Deletes a group without live members. Its dead letters stay.
@@ -87,7 +93,7 @@ impl<'a> Admin<'a> {
     pub async fn delete_group(&self, topic: &str, group: &str) -> Result<()> {
         let (topic, group) = (TopicName::new(topic)?, GroupName::new(group)?);
         self.require("delete_group", &topic, |can| &can.group_lifecycle)?;
-        let deleted = self.broker()?.delete_group(&topic, &group).await;
+        let deleted = self.answer(self.broker()?.delete_group(&topic, &group)).await;
         deleted.map_err(|error| named(error, "delete_group", &topic).with_group(&group))
     }
 
@@ -101,7 +107,7 @@ impl<'a> Admin<'a> {
     pub async fn lag(&self, topic: &str, group: &str) -> Result<Lag> {
         let (topic, group) = (TopicName::new(topic)?, GroupName::new(group)?);
         self.require("lag", &topic, |can| &can.lag)?;
-        let lag = self.broker()?.lag(&topic, &group).await;
+        let lag = self.answer(self.broker()?.lag(&topic, &group)).await;
         lag.map_err(|error| named(error, "lag", &topic).with_group(&group))
     }
 
@@ -123,7 +129,7 @@ impl<'a> Admin<'a> {
                 &topic,
             ));
         }
-        let moved = self.broker()?.seek(&topic, &group, to).await;
+        let moved = self.answer(self.broker()?.seek(&topic, &group, to)).await;
         moved.map_err(|error| named(error, "seek", &topic).with_group(&group))
     }
 
@@ -142,7 +148,8 @@ impl<'a> Admin<'a> {
             let error = Error::invalid("a range starts at Earliest, At or AtOffset");
             return Err(named(error, "range", &topic));
         }
-        let read = broker.range(&topic, &RangeQuery::new(from, limit)).await;
+        let query = RangeQuery::new(from, limit);
+        let read = self.answer(broker.range(&topic, &query)).await;
         read.map_err(|error| named(error, "range", &topic))
     }
 
@@ -195,7 +202,8 @@ impl<'a> Admin<'a> {
     ) -> Result<Vec<Result<()>>> {
         let (topic, group) = (TopicName::new(topic)?, GroupName::new(group)?);
         self.require("replay", &topic, |can| &can.dead_letters)?;
-        let replayed = self.broker()?.replay(&topic, &group, letters).await;
+        let replayed = self.broker()?.replay(&topic, &group, letters);
+        let replayed = self.bus.core().answer_within(for_each(letters), replayed).await;
         replayed.map_err(|error| named(error, "replay", &topic).with_group(&group))
     }
 
@@ -214,7 +222,8 @@ impl<'a> Admin<'a> {
     ) -> Result<Vec<Result<()>>> {
         let (topic, group) = (TopicName::new(topic)?, GroupName::new(group)?);
         self.require("discard", &topic, |can| &can.dead_letters)?;
-        let discarded = self.broker()?.discard(&topic, &group, letters).await;
+        let discarded = self.broker()?.discard(&topic, &group, letters);
+        let discarded = self.bus.core().answer_within(for_each(letters), discarded).await;
         discarded.map_err(|error| named(error, "discard", &topic).with_group(&group))
     }
 
@@ -226,8 +235,12 @@ impl<'a> Admin<'a> {
     ) -> Result<DeadLetterPage> {
         let (topic, group) = (TopicName::new(topic)?, GroupName::new(group)?);
         self.require("dead_letters", &topic, |can| &can.dead_letters)?;
-        let page = self.broker()?.dead_letters(&topic, &group, &query).await;
+        let page = self.answer(self.broker()?.dead_letters(&topic, &group, &query)).await;
         page.map_err(|error| named(error, "dead_letters", &topic).with_group(&group))
+    }
+
+    async fn answer<T>(&self, call: impl Future<Output = Result<T>>) -> Result<T> {
+        self.bus.core().answer(call).await
     }
 
     fn broker(&self) -> Result<&dyn crate::broker::Admin> {
@@ -244,6 +257,11 @@ impl<'a> Admin<'a> {
         let capabilities = self.bus.core().broker.capabilities(Some(topic));
         feature(&capabilities).require(operation).map_err(|error| named(error, operation, topic))
     }
+}
+
+/// What a call for each of these may take longer than a call for one.
+fn for_each(letters: &[LetterId]) -> Duration {
+    Duration::from_millis(100).saturating_mul(u32::try_from(letters.len()).unwrap_or(u32::MAX))
 }
 
 #[cold]

@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Bus;
+use super::{Bus, bounded};
 use crate::broker::Broker;
 use crate::{Envelope, Error, Result, TopicConfig, TopicName, TopicSpec, Topology};
 
@@ -21,6 +21,7 @@ pub(crate) struct Settings {
     pub(crate) source: Box<str>,
     pub(crate) topology: Topology,
     pub(crate) publish_deadline: Duration,
+    pub(crate) call_deadline: Duration,
     pub(crate) window: WindowLimits,
     pub(crate) drain: Duration,
     pub(crate) declared: HashMap<TopicName, TopicSpec>,
@@ -33,6 +34,7 @@ pub struct BusBuilder {
     source: Option<String>,
     topology: Topology,
     publish_deadline: Duration,
+    call_deadline: Duration,
     window: WindowLimits,
     drain: Duration,
     topics: Vec<TopicConfig>,
@@ -45,6 +47,7 @@ impl BusBuilder {
             source: None,
             topology: Topology::Create,
             publish_deadline: Duration::from_secs(30),
+            call_deadline: Duration::from_secs(20),
             window: WindowLimits { messages: 1_000, bytes: 16 << 20 },
             drain: Duration::from_secs(30),
             topics: Vec::new(),
@@ -67,6 +70,13 @@ impl BusBuilder {
     /// By when a publish has to end. Default: 30 s.
     pub const fn publish_deadline(mut self, deadline: Duration) -> Self {
         self.publish_deadline = deadline;
+        self
+    }
+
+    /// By when every other call that asks the broker something has to end: the start of a
+    /// subscription, administration, a confirmed acknowledgement. Default: 20 s.
+    pub const fn call_deadline(mut self, deadline: Duration) -> Self {
+        self.call_deadline = deadline;
         self
     }
 
@@ -105,8 +115,8 @@ impl BusBuilder {
                 .with_context("messages", messages)
                 .with_context("bytes", bytes));
         }
-        if self.publish_deadline.is_zero() {
-            return Err(Error::invalid("the publish deadline must be greater than zero"));
+        if self.publish_deadline.is_zero() || self.call_deadline.is_zero() {
+            return Err(Error::invalid("a deadline must be greater than zero"));
         }
         let source = self.source.map_or_else(default_source, Ok)?;
         // The rules for a source are those of the envelope.
@@ -120,6 +130,7 @@ impl BusBuilder {
             source: source.into(),
             topology: self.topology,
             publish_deadline: self.publish_deadline,
+            call_deadline: bounded(self.call_deadline),
             window: self.window,
             drain: self.drain,
             declared,

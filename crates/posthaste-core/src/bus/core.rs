@@ -4,11 +4,13 @@ use std::collections::HashMap;
 use std::fmt;
 use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio_util::task::TaskTracker;
 
 use super::builder::Settings;
+use super::{bounded, shielded};
 use crate::broker::Broker;
 use crate::publisher::Window;
 use crate::subscription::Ledger;
@@ -27,7 +29,8 @@ pub(crate) struct Core {
 #[derive(Default)]
 struct Rooms {
     closed: bool,
-    windows: HashMap<TopicName, Weak<Window>>,
+    /// By topic, and whether it is addressed as a queue.
+    windows: HashMap<(TopicName, bool), Weak<Window>>,
     ledgers: Vec<Weak<Ledger>>,
 }
 
@@ -48,18 +51,38 @@ impl Core {
         self.tasks.spawn_on(task, &self.runtime);
     }
 
+    /// Awaits the adapter's answer to a call that has no deadline of its own.
+    pub(crate) async fn answer<T>(&self, call: impl Future<Output = Result<T>>) -> Result<T> {
+        self.answer_within(Duration::ZERO, call).await
+    }
+
+    /// As [`answer`](Self::answer), for a call that may take that much longer.
+    pub(crate) async fn answer_within<T>(
+        &self,
+        longer: Duration,
+        call: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        let patience = bounded(self.settings.call_deadline.saturating_add(longer));
+        tokio::time::timeout(patience, shielded(call)).await.unwrap_or_else(|_| {
+            Err(Error::new(ErrorKind::Timeout, "the broker did not answer in time")
+                .with_broker(self.broker.capabilities(None).broker)
+                .with_context("seconds", patience.as_secs_f32()))
+        })
+    }
+
     /// The topic's window, shared by all its publishers.
     pub(super) fn window(self: &Arc<Self>, topic: TopicName, queue: bool) -> Result<Arc<Window>> {
         let mut rooms = self.rooms();
         if rooms.closed {
             return Err(Error::closed("the bus is closed").with_topic(topic));
         }
-        if let Some(window) = rooms.windows.get(&topic).and_then(Weak::upgrade) {
+        let room = (topic, queue);
+        if let Some(window) = rooms.windows.get(&room).and_then(Weak::upgrade) {
             return Ok(window);
         }
-        let window = Arc::new(Window::new(Arc::clone(self), topic.clone(), queue));
+        let window = Arc::new(Window::new(Arc::clone(self), room.0.clone(), queue));
         rooms.windows.retain(|_, window| window.strong_count() > 0);
-        rooms.windows.insert(topic, Arc::downgrade(&window));
+        rooms.windows.insert(room, Arc::downgrade(&window));
         Ok(window)
     }
 
@@ -108,6 +131,11 @@ impl Core {
         queue: bool,
         topology: Topology,
     ) -> Result<TopicInfo> {
+        let found = self.find(topic, queue, topology).await?;
+        if found.queue == queue { Ok(found) } else { Err(mismatch(&found, queue)) }
+    }
+
+    async fn find(&self, topic: &TopicName, queue: bool, topology: Topology) -> Result<TopicInfo> {
         let admin = self.broker.admin();
         if let Some(declared) = self.settings.declared.get(topic) {
             return admin.ensure(declared, topology).await;
@@ -117,7 +145,6 @@ impl Core {
             return admin.ensure(&spec, topology).await;
         }
         match admin.describe(topic).await {
-            Ok(found) if found.queue != queue => Err(mismatch(&found, queue)),
             Err(error) if error.kind() == ErrorKind::NotFound && topology == Topology::Create => {
                 admin.ensure(&spec, topology).await
             }

@@ -3,16 +3,21 @@
 mod admin;
 mod builder;
 mod core;
+mod deadline;
 mod queue;
+mod shield;
 
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use tokio::runtime::Handle;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 pub(crate) use self::core::Core;
+pub(crate) use self::deadline::{after, bounded};
+pub(crate) use self::shield::{shielded, shielded_call};
 pub use admin::Admin;
 pub use builder::BusBuilder;
 pub use queue::Queue;
@@ -134,7 +139,10 @@ impl Bus {
             capabilities.queue.require("queue").map_err(|e| e.with_topic(&spec.name))?;
         }
         let ensured = self.core.broker.admin().ensure(&spec, self.core.settings.topology);
-        ensured.await.map_err(|error| error.with_operation("ensure").with_topic(&spec.name))
+        self.core
+            .answer(ensured)
+            .await
+            .map_err(|error| error.with_operation("ensure").with_topic(&spec.name))
     }
 
     /// Compares a topic with what exists, and changes nothing.
@@ -147,7 +155,7 @@ impl Bus {
     pub async fn verify(&self, topic: TopicConfig) -> Result<Vec<Difference>> {
         let spec = topic.check()?;
         self.open()?;
-        let compared = self.core.broker.admin().verify(&spec).await;
+        let compared = self.core.answer(self.core.broker.admin().verify(&spec)).await;
         compared.map_err(|error| error.with_operation("verify").with_topic(&spec.name))
     }
 
@@ -175,7 +183,10 @@ impl Bus {
     /// Cancel safe.
     pub async fn health(&self) -> Result<Health> {
         self.open()?;
-        self.core.broker.health().await
+        match self.core.answer(self.core.broker.health()).await {
+            Err(error) if error.kind() == ErrorKind::Timeout => Ok(Health::Down(error.to_string())),
+            answered => answered,
+        }
     }
 
     /// The adapter's native client, if it is of that type: for what this library does not cover.
@@ -198,28 +209,32 @@ impl Bus {
     /// When dropped, the bus takes nothing new, and its tasks end by themselves or with the
     /// runtime.
     pub async fn close(&self, deadline: Duration) -> Result<()> {
-        let deadline = Instant::now() + deadline;
+        let deadline = after(deadline);
+        let end = deadline + LAST_CALL;
         let Some(Open { windows, ledgers }) = self.core.shut() else { return Ok(()) };
         windows.iter().for_each(|window| window.close());
         ledgers.iter().for_each(|ledger| ledger.stop(deadline));
-        let unsent = flush(&windows, deadline).await;
-        let mut held = 0;
-        for ledger in &ledgers {
-            held += ledger.stopped().await;
-        }
-        let closed = self.core.broker.close(deadline).await;
-        let joined = tokio::time::timeout_at(deadline + LAST_CALL, self.core.join()).await;
-        closed.map_err(|error| error.with_operation("close"))?;
+        let unsent: usize =
+            join_all(windows.iter().map(|window| flush(window, deadline))).await.iter().sum();
+        let drained =
+            join_all(ledgers.iter().map(|ledger| timeout_at(end, ledger.stopped()))).await;
+        let undrained = drained.iter().filter(|held| held.is_err()).count();
+        let held: usize = drained.into_iter().filter_map(Result::ok).sum();
+        let closed = timeout_at(end, shielded(self.core.broker.close(deadline))).await;
+        let joined = timeout_at(end, self.core.join()).await;
+        let late = |message| Error::new(ErrorKind::Timeout, message).with_operation("close");
+        closed
+            .unwrap_or_else(|_| Err(late("the adapter has not closed in time")))
+            .map_err(|error| error.with_operation("close"))?;
         if unsent + held > 0 {
-            return Err(Error::new(ErrorKind::Timeout, "closed before everything was done")
-                .with_operation("close")
+            return Err(late("closed before everything was done")
                 .with_context("messages not confirmed", unsent)
                 .with_context("deliveries still held", held));
         }
-        joined.map_err(|_| {
-            Error::new(ErrorKind::Timeout, "closed, but a task has not ended")
-                .with_operation("close")
-        })
+        if undrained > 0 || joined.is_err() {
+            return Err(late("closed, but a task has not ended"));
+        }
+        Ok(())
     }
 
     pub(crate) const fn core(&self) -> &Arc<Core> {
@@ -240,14 +255,12 @@ impl Bus {
 }
 
 /// Flushes until the deadline; what is left then is given up. Returns its count.
-async fn flush(windows: &[Arc<Window>], deadline: Instant) -> usize {
-    let mut unsent = 0;
-    for window in windows {
-        if tokio::time::timeout_at(deadline, window.flush()).await.is_err() {
-            unsent += window.outstanding();
-            window.abort();
-        }
+async fn flush(window: &Arc<Window>, deadline: Instant) -> usize {
+    if timeout_at(deadline, window.flush()).await.is_ok() {
+        return 0;
     }
+    let unsent = window.outstanding();
+    window.abort();
     unsent
 }
 
@@ -307,7 +320,7 @@ struct Guard {
 impl Drop for Guard {
     fn drop(&mut self) {
         let Some(Open { windows, ledgers }) = self.core.shut() else { return };
-        let deadline = Instant::now() + self.core.settings.drain;
+        let deadline = after(self.core.settings.drain);
         windows.iter().for_each(|window| window.close());
         ledgers.iter().for_each(|ledger: &Arc<Ledger>| ledger.stop(deadline));
         let unsent: usize = windows.iter().map(|window| window.outstanding()).sum();

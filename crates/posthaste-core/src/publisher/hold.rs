@@ -2,49 +2,67 @@
 //!
 //! Decides which entries leave together. Does no I/O and spawns nothing.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use smallvec::SmallVec;
 
-use super::flight::{Cargo, Flight, Ticket};
+use super::cargo::{Cargo, Landed, Ticket};
+use super::epoch::Epochs;
+use super::flight::Flight;
 use crate::broker::{Destination, SendOptions};
+use crate::keygate::{KeyGate, hash};
 use crate::{Envelope, Layout};
 
 /// One batch carries at most this many bytes, unless a single message is larger.
 const BATCH_BYTES: usize = 4 << 20;
 
+/// A message that is to be sent.
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub(super) envelope: Envelope,
+    pub(super) ticket: Ticket,
+    pub(super) send: SendOptions,
+}
+
 pub(super) struct State {
-    pub(super) waiting: VecDeque<(Envelope, Ticket, SendOptions)>,
+    /// What may leave with the next flight, in order; of each key one entry at most.
+    pub(super) waiting: VecDeque<Entry>,
+    /// What waits for an earlier entry of its key to be resolved. Empty on plain topics.
+    gate: KeyGate<Entry>,
     /// Flights that are out.
-    pub(super) out: usize,
-    /// Those of them that only their callers poll.
+    out: usize,
+    /// The number of the flight that finds out what the topic is.
+    scout: Option<u64>,
+    /// Flights that only their callers poll.
     pub(super) loose: SmallVec<[(u64, Flight); 4]>,
-    /// Those that the task has still to take over.
+    /// Flights that the task has still to take over.
     pub(super) adopted: Vec<Flight>,
     pub(super) driven: bool,
-    /// Keys with an unresolved entry, on ordered topics.
-    pub(super) busy: HashSet<u64>,
-    pub(super) destination: Option<Arc<Destination>>,
-    pub(super) outstanding: usize,
-    pub(super) next_number: u64,
+    destination: Option<Arc<Destination>>,
+    /// How the topic ordered when it was last known.
+    layout: Option<Layout>,
+    pub(super) epochs: Epochs,
+    last_number: u64,
     pub(super) closed: bool,
-    pub(super) max_flights: usize,
-    pub(super) max_batch: usize,
+    max_flights: usize,
+    max_batch: usize,
 }
 
 impl State {
     pub(super) fn new(max_flights: usize, max_batch: usize) -> Self {
         Self {
             waiting: VecDeque::new(),
+            gate: KeyGate::default(),
             out: 0,
+            scout: None,
             loose: SmallVec::new(),
             adopted: Vec::new(),
             driven: false,
-            busy: HashSet::new(),
             destination: None,
-            outstanding: 0,
-            next_number: 0,
+            layout: None,
+            epochs: Epochs::new(),
+            last_number: 0,
             closed: false,
             max_flights,
             max_batch,
@@ -52,64 +70,134 @@ impl State {
     }
 
     pub(super) fn number(&mut self) -> u64 {
-        self.next_number += 1;
-        self.next_number
+        self.last_number += 1;
+        self.last_number
     }
 
-    pub(super) fn layout(&self) -> Option<Layout> {
-        self.destination.as_ref().map(|destination| destination.layout)
+    /// Takes an entry in. What is returned leaves at once; else it waits.
+    pub(super) fn take_in(&mut self, entry: Entry, at_once: bool) -> Option<(u64, Cargo)> {
+        let at_once = at_once && self.waiting.is_empty();
+        let entry = self.offer(entry)?;
+        if at_once && self.has_room() {
+            return Some(self.launch(Cargo::of(entry)));
+        }
+        self.waiting.push_back(entry);
+        None
     }
 
-    /// Whether a flight with this key may leave now. Until the topic is known to be plain,
-    /// one flight goes alone, because keys may have to keep their order.
-    pub(super) fn may_depart(&self, key: Option<u64>) -> bool {
-        let room = if self.destination.is_some() { self.max_flights } else { 1 };
-        self.out < room && key.is_none_or(|key| !self.busy.contains(&key))
-    }
-
-    /// The next batch: entries with equal options, in order, none of a key that is on its way.
-    pub(super) fn load(&mut self) -> Option<Cargo> {
-        if self.waiting.is_empty() || !self.may_depart(None) {
+    /// The next batch: entries with equal options, in order.
+    pub(super) fn load(&mut self) -> Option<(u64, Cargo)> {
+        if !self.has_room() {
             return None;
         }
+        let mut cargo = Cargo::of(self.waiting.pop_front()?);
         // An unknown topic may turn out to be ordered: one entry finds out.
         let most = if self.destination.is_some() { self.max_batch } else { 1 };
-        let mut cargo = Cargo::default();
-        let mut bytes = 0;
-        let mut passed = VecDeque::new();
-        while let Some((envelope, ticket, send)) = self.waiting.pop_front() {
-            let first = cargo.tickets.is_empty();
-            if first {
-                cargo.options = send;
-            }
-            let fits = first || bytes + ticket.cost as usize <= BATCH_BYTES;
-            if cargo.tickets.len() >= most || !fits || send != cargo.options {
-                self.waiting.push_front((envelope, ticket, send));
+        let mut bytes = cargo.bytes();
+        while let Some(next) = self.waiting.front() {
+            bytes += next.ticket.cost as usize;
+            let fits = bytes <= BATCH_BYTES && next.send == cargo.options;
+            if cargo.tickets.len() >= most || !fits {
                 break;
             }
-            if ticket.key.is_some_and(|key| self.busy.contains(&key)) {
-                passed.push_back((envelope, ticket, send));
-                continue;
-            }
-            bytes += ticket.cost as usize;
-            self.busy.extend(ticket.key);
-            cargo.envelopes.push(envelope);
-            cargo.tickets.push(ticket);
+            self.waiting.pop_front().into_iter().for_each(|entry| cargo.load(entry));
         }
-        while let Some(entry) = passed.pop_back() {
-            self.waiting.push_front(entry);
-        }
-        if cargo.tickets.is_empty() {
-            return None;
-        }
-        self.out += 1;
-        Some(cargo)
+        Some(self.launch(cargo))
     }
-}
 
-pub(super) fn hash(key: &[u8]) -> u64 {
-    // FNV-1a. Two keys that meet in it wait for each other, and lose nothing but time.
-    key.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
-    })
+    /// Books what is resolved: the next ones of their keys may leave.
+    pub(super) fn settle(&mut self, landed: &Landed) {
+        landed.epochs.iter().for_each(|epoch| self.epochs.leave(*epoch));
+        for key in &landed.keys {
+            self.waiting.extend(self.gate.release(*key));
+        }
+    }
+
+    /// A flight has ended.
+    pub(super) fn land(&mut self, number: u64) {
+        self.out -= 1;
+        if self.scout == Some(number) {
+            self.scout = None;
+        }
+        self.loose.retain(|(loose, _)| *loose != number);
+    }
+
+    pub(super) fn destination(&self) -> Option<Arc<Destination>> {
+        self.destination.clone()
+    }
+
+    /// The topic is known now.
+    pub(super) fn know(&mut self, destination: Arc<Destination>) {
+        let before = self.layout.replace(destination.layout);
+        self.destination = Some(destination);
+        self.scout = None;
+        if self.layout == Some(Layout::Plain) {
+            let gated = std::mem::take(&mut self.gate).take_all();
+            self.waiting.extend(gated);
+            self.waiting.make_contiguous().sort_unstable_by_key(|entry| entry.ticket.entry);
+            self.waiting.iter_mut().for_each(|entry| entry.ticket.key = None);
+        } else if before == Some(Layout::Plain) {
+            // The topic was created anew, and keeps its order now.
+            for entry in std::mem::take(&mut self.waiting) {
+                let passed = self.offer(entry);
+                self.waiting.extend(passed);
+            }
+        }
+    }
+
+    /// What was known of the topic is out of date: these entries are the next ones to leave.
+    pub(super) fn look_again(&mut self, entries: impl Iterator<Item = Entry>) {
+        self.destination = None;
+        let entries: SmallVec<[Entry; 1]> = entries.collect();
+        entries.into_iter().rev().for_each(|entry| self.waiting.push_front(entry));
+    }
+
+    pub(super) fn forget_destination(&mut self) {
+        self.destination = None;
+    }
+
+    /// Takes an entry back that waits, with the right to pass that others of its key wait for.
+    pub(super) fn withdraw(&mut self, entry: u64) -> Option<Ticket> {
+        let wanted = |waiting: &Entry| waiting.ticket.entry == entry;
+        if let Some(at) = self.waiting.iter().position(wanted) {
+            return self.waiting.remove(at).map(|entry| entry.ticket);
+        }
+        let mut gated = self.gate.take_one(wanted)?;
+        gated.ticket.key = None;
+        Some(gated.ticket)
+    }
+
+    /// Takes back everything that waits.
+    pub(super) fn withdraw_all(&mut self) -> Vec<Ticket> {
+        let gated = std::mem::take(&mut self.gate).take_all();
+        let waiting = std::mem::take(&mut self.waiting);
+        waiting.into_iter().chain(gated).map(|entry| entry.ticket).collect()
+    }
+
+    /// Keeps an entry back while an earlier one of its key is not resolved. Until the topic is
+    /// known to be plain, keys may have to keep their order.
+    fn offer(&mut self, mut entry: Entry) -> Option<Entry> {
+        let has_passed = entry.ticket.key.is_some();
+        if has_passed || self.layout == Some(Layout::Plain) {
+            return Some(entry);
+        }
+        let Some(key) = entry.envelope.key().map(|key| hash(&[key])) else { return Some(entry) };
+        entry.ticket.key = Some(key);
+        self.gate.offer(key, entry)
+    }
+
+    /// Until the topic is known, one flight goes alone to find out.
+    fn has_room(&self) -> bool {
+        let may_scout = self.destination.is_some() || self.scout.is_none();
+        may_scout && self.out < self.max_flights
+    }
+
+    fn launch(&mut self, cargo: Cargo) -> (u64, Cargo) {
+        let number = self.number();
+        self.out += 1;
+        if self.destination.is_none() {
+            self.scout = Some(number);
+        }
+        (number, cargo)
+    }
 }

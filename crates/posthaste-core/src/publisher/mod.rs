@@ -1,10 +1,13 @@
 //! Publishing: the sending handle of a topic.
 
+mod cargo;
 mod confirmed;
+mod epoch;
 mod flight;
 mod hold;
 mod options;
 mod receipt;
+mod submit;
 mod window;
 
 use std::fmt;
@@ -15,8 +18,10 @@ use tokio::time::Instant;
 pub use confirmed::{Confirmed, PublishReport};
 pub use options::PublishOptions;
 pub use receipt::Receipt;
-pub(crate) use window::{Leave, Window};
+pub(crate) use submit::Leave;
+pub(crate) use window::Window;
 
+use crate::bus::after;
 use crate::codec::Encode;
 use crate::envelope::EnvelopeBuilder;
 use crate::{Bus, Envelope, Event, Result, TopicName, event};
@@ -244,7 +249,7 @@ impl Publisher {
     }
 
     fn deadline(&self, options: &PublishOptions) -> Instant {
-        Instant::now() + options.deadline_or(self.bus.publish_deadline())
+        after(options.deadline_or(self.bus.publish_deadline()))
     }
 }
 

@@ -11,10 +11,10 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, Sleep};
 
 use super::Confirmed;
+use super::cargo::late;
 use super::flight::Flight;
 use super::window::Window;
-use crate::Retry;
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, Result};
 
 /// How long a flight may take, past the deadline, to say precisely what became of an entry.
 const GRACE: Duration = Duration::from_millis(100);
@@ -53,16 +53,16 @@ impl Receipt {
         }
         Pin::new(&mut self.outcome).poll(cx).map(|outcome| {
             self.flight = None;
-            outcome.unwrap_or_else(|_| Err(Error::closed("the bus was closed before an answer")))
+            // Its flight ended with its runtime.
+            outcome.unwrap_or_else(|_| {
+                let gone = Error::closed("the runtime ended before the broker answered");
+                Err(self.name(gone.with_may_be_stored(true)))
+            })
         })
     }
 
-    fn late(&self, may_be_stored: bool) -> Error {
-        Error::new(ErrorKind::Timeout, "the publish deadline passed")
-            .with_may_be_stored(may_be_stored)
-            .with_retry(Retry::Exhausted)
-            .with_operation("publish")
-            .with_topic(self.window.topic())
+    fn name(&self, error: Error) -> Error {
+        error.with_operation("publish").with_topic(self.window.topic())
     }
 }
 
@@ -77,12 +77,12 @@ impl Future for Receipt {
         let deadline = this.deadline;
         let timer = this.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
         while timer.as_mut().poll(cx).is_ready() {
-            if this.window.withdraw(this.entry) {
-                return Poll::Ready(Err(this.late(false)));
+            if let Some((may_be_stored, last)) = this.window.withdraw(this.entry) {
+                return Poll::Ready(Err(this.name(late(may_be_stored, last))));
             }
             let end = deadline + GRACE;
             if timer.deadline() >= end {
-                return Poll::Ready(Err(this.late(true)));
+                return Poll::Ready(Err(this.name(late(true, None))));
             }
             timer.as_mut().reset(end);
         }

@@ -10,38 +10,27 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use tokio::sync::{Notify, Semaphore, oneshot};
-use tokio::time::Instant;
+use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 
-use super::flight::{self, Cargo, Flight, Landed, Ticket};
-use super::hold::{State, hash};
-use super::{Receipt, options};
-use crate::broker::{Broker, Destination, SendOptions};
+use super::cargo::{Cargo, Landed};
+use super::flight::{self, Flight};
+use super::hold::State;
+use crate::broker::{Broker, Destination};
 use crate::bus::Core;
-use crate::{Envelope, Error, ErrorKind, Layout, Result, Retry, TopicName};
+use crate::{Error, Result, TopicName};
 
 /// The task of a window with nothing to do ends after this time and is started again when needed.
 const IDLE: Duration = Duration::from_secs(1);
 
-/// How a submitted message leaves.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Leave {
-    /// At once where there is room, moved on by its receipt until that is dropped.
-    Straight,
-    /// By the window's task.
-    Queued,
-    /// By the window's task, once [`Window::depart`] is called or the window is full.
-    Together,
-}
-
 pub(crate) struct Window {
-    core: Arc<Core>,
+    pub(super) core: Arc<Core>,
     topic: TopicName,
     queue: bool,
     state: Mutex<State>,
-    slots: Semaphore,
-    bytes: Semaphore,
+    /// Room for messages and for bytes. What an entry takes is given back when it is resolved.
+    pub(super) slots: Semaphore,
+    pub(super) bytes: Semaphore,
     changed: Notify,
     landed: Notify,
     aborted: CancellationToken,
@@ -77,109 +66,7 @@ impl Window {
 
     /// Entries that are not resolved.
     pub(crate) fn outstanding(&self) -> usize {
-        self.lock().outstanding
-    }
-
-    /// Waits for room, then queues the message or sends it at once.
-    ///
-    /// Cancel safety: when dropped while it waits for room, nothing was sent.
-    pub(crate) async fn submit(
-        self: &Arc<Self>,
-        envelope: Envelope,
-        send: SendOptions,
-        deadline: Instant,
-        leave: Leave,
-    ) -> Result<Receipt> {
-        let cost = self.admit(&envelope, send)?;
-        self.reserve(cost, deadline).await?;
-        let (reply, outcome) = oneshot::channel();
-        let mut state = self.lock();
-        if state.closed {
-            self.slots.add_permits(1);
-            self.bytes.add_permits(cost as usize);
-            return Err(closed(&self.topic));
-        }
-        // Until the topic is known to be plain, keys may have to keep their order.
-        let plain = state.layout() == Some(Layout::Plain);
-        let key = envelope.key().filter(|_| !plain).map(hash);
-        let entry = state.number();
-        let ticket =
-            Ticket { entry, reply, deadline, cost, key, uncertain: false, last_error: None };
-        state.outstanding += 1;
-        let at_once = leave == Leave::Straight && state.waiting.is_empty();
-        let flight = if at_once && state.may_depart(key) {
-            let number = state.number();
-            let mut cargo = Cargo { options: send, ..Cargo::default() };
-            cargo.envelopes.push(envelope);
-            cargo.tickets.push(ticket);
-            state.out += 1;
-            state.busy.extend(key);
-            let flight = flight::depart(Arc::clone(self), number, cargo);
-            state.loose.push((number, flight.clone()));
-            Some(flight)
-        } else {
-            state.waiting.push_back((envelope, ticket, send));
-            if leave != Leave::Together {
-                self.engage(&mut state);
-            }
-            None
-        };
-        drop(state);
-        Ok(Receipt::new(outcome, flight, Arc::clone(self), entry, deadline))
-    }
-
-    /// Refuses what can never be sent.
-    fn admit(&self, envelope: &Envelope, send: SendOptions) -> Result<u32> {
-        let size = envelope.size();
-        let capabilities = self.core.broker.capabilities(Some(&self.topic));
-        if send != SendOptions::default() {
-            options::check(send, &capabilities).map_err(|error| self.name(error))?;
-        }
-        if let Some(limit) = capabilities.max_message_bytes.filter(|limit| size > *limit) {
-            let error = Error::new(ErrorKind::TooLarge, "the message exceeds the broker's limit")
-                .with_context("bytes", size)
-                .with_context("limit", limit);
-            return Err(self.name(error));
-        }
-        // A message larger than the whole window goes alone.
-        let cost = size.min(self.core.settings.window.bytes);
-        u32::try_from(cost).map_err(|_| self.name(Error::new(ErrorKind::TooLarge, "over 4 GiB")))
-    }
-
-    async fn reserve(self: &Arc<Self>, cost: u32, deadline: Instant) -> Result<()> {
-        let full = || {
-            self.name(
-                Error::new(ErrorKind::Backpressure, "the window stayed full until the deadline")
-                    .with_context("messages", self.core.settings.window.messages)
-                    .with_context("bytes", self.core.settings.window.bytes)
-                    .with_retry(Retry::Exhausted),
-            )
-        };
-        let closed = |_| closed(&self.topic);
-        let slot = match self.slots.try_acquire() {
-            Ok(slot) => slot,
-            Err(_) => {
-                self.depart();
-                tokio::time::timeout_at(deadline, self.slots.acquire())
-                    .await
-                    .map_err(|_| full())?
-                    .map_err(closed)?
-            }
-        };
-        let bytes = match self.bytes.try_acquire_many(cost) {
-            Ok(bytes) => bytes,
-            Err(_) => {
-                self.depart();
-                tokio::time::timeout_at(deadline, self.bytes.acquire_many(cost))
-                    .await
-                    .map_err(|_| full())?
-                    .map_err(closed)?
-            }
-        };
-        // Given back when the entry is resolved.
-        slot.forget();
-        bytes.forget();
-        Ok(())
+        self.lock().epochs.outstanding()
     }
 
     /// Lets what waits depart, after entries that were submitted to leave together.
@@ -187,19 +74,14 @@ impl Window {
         self.engage(&mut self.lock());
     }
 
-    /// Takes an entry back that has not left yet.
-    pub(super) fn withdraw(&self, entry: u64) -> bool {
-        let mut state = self.lock();
-        let Some(index) = state.waiting.iter().position(|(_, ticket, _)| ticket.entry == entry)
-        else {
-            return false;
-        };
-        if let Some((_, ticket, _)) = state.waiting.remove(index) {
-            state.outstanding -= 1;
-            drop(state);
-            self.give_back(1, ticket.cost as usize);
-        }
-        true
+    /// Takes an entry back that is not on its way; whether it may be stored all the same, and what
+    /// failed before.
+    pub(super) fn withdraw(self: &Arc<Self>, entry: u64) -> Option<(bool, Option<Error>)> {
+        let ticket = self.lock().withdraw(entry)?;
+        let mut landed = Landed::default();
+        landed.add(&ticket);
+        self.book(landed);
+        Some((ticket.uncertain, ticket.last_error))
     }
 
     /// Takes over a flight whose caller went away.
@@ -212,34 +94,39 @@ impl Window {
         self.engage(&mut state);
     }
 
-    /// Books a landed flight and lets the next ones depart.
-    pub(super) fn land(self: &Arc<Self>, number: u64, landed: &Landed) {
-        let mut state = self.lock();
-        state.out -= 1;
-        state.outstanding -= landed.entries;
-        state.loose.retain(|(loose, _)| *loose != number);
-        for key in &landed.keys {
-            state.busy.remove(key);
+    /// Books what is resolved while others of its flight are not.
+    pub(super) fn book(self: &Arc<Self>, landed: Landed) {
+        if landed.entries() == 0 {
+            return;
         }
+        let mut state = self.lock();
+        state.settle(&landed);
+        self.give_back(state, &landed);
+    }
+
+    /// Books a landed flight and lets the next ones depart.
+    pub(super) fn land(self: &Arc<Self>, number: u64, landed: Landed) {
+        let mut state = self.lock();
+        state.settle(&landed);
+        state.land(number);
+        self.give_back(state, &landed);
+    }
+
+    fn give_back(self: &Arc<Self>, mut state: MutexGuard<'_, State>, landed: &Landed) {
         if !state.waiting.is_empty() {
             self.engage(&mut state);
         }
         drop(state);
-        self.give_back(landed.entries, landed.bytes);
-    }
-
-    fn give_back(&self, entries: usize, bytes: usize) {
-        self.slots.add_permits(entries);
-        self.bytes.add_permits(bytes);
+        self.slots.add_permits(landed.entries());
+        self.bytes.add_permits(landed.bytes);
         self.landed.notify_waiters();
     }
 
     /// Lets waiting entries depart and has the task poll every flight.
-    fn engage(self: &Arc<Self>, state: &mut State) {
+    pub(super) fn engage(self: &Arc<Self>, state: &mut State) {
         let loose = std::mem::take(&mut state.loose);
         state.adopted.extend(loose.into_iter().map(|(_, flight)| flight));
-        while let Some(cargo) = state.load() {
-            let number = state.number();
+        while let Some((number, cargo)) = state.load() {
             let flight = flight::depart(Arc::clone(self), number, cargo);
             state.adopted.push(flight);
         }
@@ -256,13 +143,13 @@ impl Window {
 
     /// Where the topic's messages go, found out once and again after it changed.
     pub(super) async fn destination(self: &Arc<Self>) -> Result<Arc<Destination>> {
-        if let Some(known) = self.lock().destination.clone() {
+        if let Some(known) = self.lock().destination() {
             return Ok(known);
         }
         let found = self.core.resolve(&self.topic, self.queue).await?;
         let found = Arc::new(Destination::new(found.name, found.layout, found.queue));
         let mut state = self.lock();
-        state.destination = Some(Arc::clone(&found));
+        state.know(Arc::clone(&found));
         if !state.waiting.is_empty() {
             // What waited to know the topic may leave now.
             self.engage(&mut state);
@@ -271,8 +158,15 @@ impl Window {
         Ok(found)
     }
 
-    pub(super) fn forget_destination(&self) {
-        self.lock().destination = None;
+    /// What was known of the topic is out of date. Takes the cargo back, to load it anew.
+    pub(super) fn look_again(&self, cargo: &mut Cargo) {
+        let mut state = self.lock();
+        if self.aborted.is_cancelled() {
+            // Nothing leaves any more: the flight gives it up by itself.
+            state.forget_destination();
+        } else {
+            state.look_again(cargo.take());
+        }
     }
 
     /// Cancelled when the bus's close has run out of time: what is out is given up.
@@ -283,10 +177,14 @@ impl Window {
     /// Waits until everything that was submitted before is resolved.
     pub(crate) async fn flush(self: &Arc<Self>) {
         // A flight whose caller is not polled any more would never land.
-        self.depart();
+        let mark = {
+            let mut state = self.lock();
+            self.engage(&mut state);
+            state.epochs.mark()
+        };
         loop {
             let landed = self.landed.notified();
-            if self.outstanding() == 0 {
+            if self.lock().epochs.has_passed(mark) {
                 return;
             }
             landed.await;
@@ -302,24 +200,24 @@ impl Window {
     }
 
     /// Gives up what has not left, and what fails from now on.
-    pub(crate) fn abort(&self) {
+    pub(crate) fn abort(self: &Arc<Self>) {
         self.aborted.cancel();
-        let mut state = self.lock();
-        let waiting = std::mem::take(&mut state.waiting);
-        state.outstanding -= waiting.len();
-        drop(state);
-        for (_, ticket, _) in waiting {
-            let _ = ticket.reply.send(Err(closed(&self.topic)));
+        let tickets = self.lock().withdraw_all();
+        let mut landed = Landed::default();
+        for ticket in tickets {
+            landed.add(&ticket);
+            let error = closed(&self.topic).with_may_be_stored(ticket.uncertain);
+            let _ = ticket.reply.send(Err(error));
         }
-        self.landed.notify_waiters();
+        self.book(landed);
         self.changed.notify_one();
     }
 
-    fn name(&self, error: Error) -> Error {
+    pub(super) fn name(&self, error: Error) -> Error {
         error.with_operation("publish").with_topic(&self.topic)
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
         // A panic while it was held can only come from an allocation that failed.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -354,7 +252,7 @@ async fn drive(window: Arc<Window>) {
 }
 
 #[cold]
-fn closed(topic: &TopicName) -> Error {
+pub(super) fn closed(topic: &TopicName) -> Error {
     Error::closed("the bus is closed").with_operation("publish").with_topic(topic)
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Expired, KeyFailure, Ledger, Subscription};
-use crate::broker::{DeliveryMode, Order, Prefetch, Start, SubscribeRequest};
+use crate::broker::{DeliveryMode, Order, Prefetch, Start, SubscribeRequest, Subscribed};
 use crate::{
     Bus, Capabilities, Difference, Error, GroupName, Promise, Result, TopicName, Topology,
 };
@@ -25,6 +25,8 @@ pub(super) struct Policy {
     pub(super) mode: DeliveryMode,
     pub(super) drain: Duration,
     pub(super) handover: Duration,
+    /// How long an answer of the broker is awaited.
+    pub(super) patience: Duration,
 }
 
 /// Builds a subscription. From [`Bus::subscribe`].
@@ -174,36 +176,44 @@ impl SubscribeBuilder {
     /// # Errors
     /// `Invalid` for a malformed name or number; `Unsupported` for what this broker or topic
     /// cannot do, `NotFound` and `Conflict` by the topology, `Auth`, `Connection`, `Timeout`,
-    /// `Closed`.
+    /// `Closed`. It ends by the bus's call deadline, 20 s by default.
     ///
     /// # Cancel safety
     /// When dropped, the topic and the group may have been created; nothing is held.
     pub async fn start(self) -> Result<Subscription> {
         let request = self.check()?;
-        let core = Arc::clone(self.bus.core());
         self.bus.open()?;
+        let core = Arc::clone(self.bus.core());
+        let first = request.topics[0].clone();
+        let (policy, subscribed) = core
+            .answer(self.subscribe(&request))
+            .await
+            .map_err(|error| name(error, &request, &first))?;
+        let ledger = Ledger::start(&core, policy, subscribed)?;
+        Ok(Subscription::new(self.bus, ledger, request.member))
+    }
+
+    async fn subscribe(&self, request: &SubscribeRequest) -> Result<(Policy, Subscribed)> {
+        let core = self.bus.core();
         for topic in &request.topics {
-            self.require_of(&core.broker.capabilities(Some(topic)), &request)
-                .map_err(|error| name(error, &request, topic))?;
+            self.require_of(&core.broker.capabilities(Some(topic)), request)
+                .map_err(|error| name(error, request, topic))?;
         }
         if request.topology != Topology::Assume {
             for topic in &request.topics {
                 let found = core.resolve_as(topic, self.queue, request.topology).await;
-                let found = found.map_err(|error| name(error, &request, topic))?;
+                let found = found.map_err(|error| name(error, request, topic))?;
                 if request.order == Order::PerKey && found.layout.partitions().is_none() {
                     let error =
                         Error::unsupported("order per key: the topic was not created as ordered");
-                    return Err(name(error, &request, topic));
+                    return Err(name(error, request, topic));
                 }
             }
         }
-        let first = request.topics[0].clone();
-        let policy = self.policy(&request, &core.broker.capabilities(Some(&first)));
-        let subscribed = core.broker.subscribe(request.clone()).await;
-        let subscribed = subscribed.map_err(|error| name(error, &request, &first))?;
-        let policy = Policy { lease: subscribed.lease, ..policy };
-        let ledger = Ledger::start(&core, policy, subscribed)?;
-        Ok(Subscription::new(self.bus, ledger, request.member))
+        let can = core.broker.capabilities(request.topics.first());
+        let subscribed = core.broker.subscribe(request.clone()).await?;
+        let lease = subscribed.lease.clamp(SHORTEST, LONGEST);
+        Ok((Policy { lease, ..self.policy(request, &can) }, subscribed))
     }
 
     fn check(&self) -> Result<SubscribeRequest> {
@@ -287,11 +297,14 @@ impl SubscribeBuilder {
             mode: self.mode,
             drain: self.bus.core().settings.drain,
             handover: can.handover,
+            patience: self.bus.core().settings.call_deadline,
         }
     }
 }
 
 const LONGEST: Duration = Duration::from_secs(30 * 24 * 3600);
+/// No lease can be kept that is shorter than a round trip.
+const SHORTEST: Duration = Duration::from_millis(10);
 
 fn random_member() -> String {
     let name = std::env::current_exe().ok();

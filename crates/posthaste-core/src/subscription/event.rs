@@ -1,7 +1,8 @@
 //! What an application may want to know of its subscription besides the deliveries.
 
-use tokio::sync::broadcast;
+use futures_util::FutureExt;
 use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::{broadcast, watch};
 
 use crate::{Difference, TopicName};
 
@@ -75,24 +76,33 @@ pub enum SubscriptionEvent {
     Missed(u64),
 }
 
-/// The events of a subscription from when [`Subscription::events`](crate::Subscription::events)
-/// was called. At most 256 are kept; what is not read in time is counted as [`SubscriptionEvent::Missed`].
+/// The events of a subscription. From [`Subscription::events`](crate::Subscription::events). At
+/// most 256 are kept; what is not read in time is counted as [`SubscriptionEvent::Missed`].
 #[derive(Debug)]
 pub struct Events {
     receiver: broadcast::Receiver<SubscriptionEvent>,
+    ended: watch::Receiver<Option<usize>>,
 }
 
 impl Events {
-    pub(super) const fn new(receiver: broadcast::Receiver<SubscriptionEvent>) -> Self {
-        Self { receiver }
+    pub(super) const fn new(
+        receiver: broadcast::Receiver<SubscriptionEvent>,
+        ended: watch::Receiver<Option<usize>>,
+    ) -> Self {
+        Self { receiver, ended }
     }
 
-    /// The next event; `None` once the subscription has ended.
+    /// The next event; `None` once the subscription has drained, whoever still holds a part of it.
     ///
     /// # Cancel safety
     /// Cancel safe: no event is lost.
     pub async fn next(&mut self) -> Option<SubscriptionEvent> {
-        match self.receiver.recv().await {
+        let event = tokio::select! {
+            biased;
+            event = self.receiver.recv() => event,
+            _ = self.ended.wait_for(Option::is_some) => self.receiver.recv().now_or_never()?,
+        };
+        match event {
             Ok(event) => Some(event),
             Err(RecvError::Lagged(missed)) => Some(SubscriptionEvent::Missed(missed)),
             Err(RecvError::Closed) => None,

@@ -3,39 +3,94 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::Instant;
+use futures_util::future::join_all;
+use tokio::time::{Instant, timeout};
 
-use super::event::SubscriptionEvent;
 use super::ledger::{Ledger, Phase, Slot, State};
-use super::stats::count;
 use crate::broker::Token;
+use crate::bus::shielded;
 use crate::{Error, ErrorKind, Result};
 
 /// Leases that are prolonged by one call.
 const BATCH: usize = 256;
 
 pub(super) async fn run(ledger: Arc<Ledger>) {
+    // Side by side, so that a slow call puts off neither what rests nor the end of a lease, and
+    // nothing goes on once the subscription has ended.
+    tokio::select! {
+        _ = ledger.stopped() => {}
+        () = keep_leases(&ledger) => {}
+        () = end_leases(&ledger) => {}
+        () = wake_rested(&ledger) => {}
+    }
+}
+
+async fn keep_leases(ledger: &Ledger) {
     let tick = (ledger.policy.lease / 6).max(Duration::from_millis(5));
-    let mut next_tick = Instant::now() + tick;
+    let mut next = Instant::now() + tick;
     loop {
-        let due = ledger.keep_due.notified();
-        let rested = {
-            let state = ledger.lock();
-            if state.finished {
-                return;
+        tokio::time::sleep_until(next).await;
+        next = Instant::now() + tick;
+        ledger.give_back_going();
+        let lease = ledger.lease_margined();
+        let due = due(&ledger.lock(), lease, ledger.policy.max_handling);
+        // One call that is slow must not cost the leases of the next.
+        join_all(due.chunks(BATCH).map(|batch| prolong(ledger, batch, lease))).await;
+    }
+}
+
+/// Cancels deliveries when their lease has ended here, before anyone else can get them.
+async fn end_leases(ledger: &Ledger) {
+    loop {
+        // No lease that begins meanwhile can end before that, and none is ever cut short.
+        let mut next = Instant::now() + ledger.lease_margined();
+        {
+            let mut state = ledger.lock();
+            let now = Instant::now();
+            let ours = |phase| !matches!(phase, Phase::Settling | Phase::Confirming);
+            let kept = |slot: &&Slot| ours(slot.phase) && !slot.lost;
+            let of =
+                |(index, slot): (usize, &Slot)| kept(&slot).then_some((index, slot.lease_until));
+            let leases: Vec<_> = state.slots.iter().filter_map(of).collect();
+            let mut lost = false;
+            for (slot, until) in leases {
+                if until <= now {
+                    ledger.lose_lease(&mut state, slot);
+                    lost = true;
+                } else {
+                    next = next.min(until);
+                }
+            }
+            if lost {
+                ledger.lease_lost.notify_waiters();
+            }
+        }
+        tokio::time::sleep_until(next).await;
+    }
+}
+
+async fn wake_rested(ledger: &Ledger) {
+    loop {
+        let changed = ledger.rest_due.notified();
+        let next = {
+            let mut state = ledger.lock();
+            let state = &mut *state;
+            let now = Instant::now();
+            while state.resting.first().is_some_and(|(due, _)| *due <= now)
+                && let Some((_, slot)) = state.resting.pop_first()
+            {
+                state.slots[slot].phase = Phase::Ready;
+                state.ready.push_back(slot);
+                state.wake_reader();
             }
             state.resting.first().map(|(due, _)| *due)
         };
-        let until = rested.map_or(next_tick, |rested| rested.min(next_tick));
-        tokio::select! {
-            () = due => {}
-            () = tokio::time::sleep_until(until) => {}
-        }
-        let now = Instant::now();
-        ledger.wake_rested(&mut ledger.lock(), now);
-        if now >= next_tick {
-            next_tick = now + tick;
-            keep(&ledger, now).await;
+        match next {
+            Some(due) => tokio::select! {
+                () = changed => {}
+                () = tokio::time::sleep_until(due) => {}
+            },
+            None => changed.await,
         }
     }
 }
@@ -46,20 +101,26 @@ impl Ledger {
         let token = {
             let state = self.lock();
             let entry = &state.slots[slot];
-            if state.finished || entry.lost {
+            if state.finished || entry.is_lost() {
                 return Err(lease_lost(entry));
             }
             entry.token.clone()
         };
         let started = Instant::now();
-        let extended = self.settler.extend(std::slice::from_ref(&token)).await?;
+        let lease = self.lease_margined();
+        let patience = lease.min(self.policy.patience);
+        let call = shielded(self.settler.extend(std::slice::from_ref(&token)));
+        let extended = timeout(patience, call).await.unwrap_or_else(|_| Err(late()))?;
         let mut state = self.lock();
+        if !extended.lost.is_empty() {
+            self.lose_lease(&mut state, slot);
+            self.lease_lost.notify_waiters();
+        }
         let entry = &mut state.slots[slot];
-        if !extended.lost.is_empty() || entry.lost {
-            entry.lease_until = started;
+        if entry.lost {
             return Err(lease_lost(entry));
         }
-        entry.lease_until = started + self.lease_margined();
+        entry.lease_until = started + lease;
         Ok(())
     }
 
@@ -80,84 +141,58 @@ impl Ledger {
 }
 
 #[cold]
-fn lease_lost(slot: &Slot) -> Error {
-    Error::new(ErrorKind::LeaseLost, "the delivery's lease ended: somebody else may have it")
+fn late() -> Error {
+    Error::new(ErrorKind::Timeout, "the broker did not prolong the lease in time")
+}
+
+#[cold]
+pub(super) fn lease_lost(slot: &Slot) -> Error {
+    let message = "the delivery's lease ended: somebody else may have it";
+    Error::new(ErrorKind::LeaseLost, message)
         .with_context("id", slot.envelope.id())
         .with_topic(slot.lane.topic())
 }
 
-/// Prolongs what is due, and gives up what could not be prolonged.
-async fn keep(ledger: &Ledger, now: Instant) {
-    lose(ledger, now);
-    let lease = ledger.lease_margined();
-    let due = {
-        let state = ledger.lock();
-        due(&state, now, lease, ledger.policy.max_handling)
+async fn prolong(ledger: &Ledger, batch: &[(usize, Token)], lease: Duration) {
+    let tokens: Vec<Token> = batch.iter().map(|(_, token)| token.clone()).collect();
+    let started = Instant::now();
+    // A call that outlasts this leaves time for one more.
+    let call = timeout(lease / 3, shielded(ledger.settler.extend(&tokens)));
+    let extended = match call.await.unwrap_or_else(|_| Err(late())) {
+        Ok(extended) => extended,
+        Err(error) => {
+            tracing::debug!(%error, entries = batch.len(), "leases were not prolonged");
+            return;
+        }
     };
-    for batch in due.chunks(BATCH) {
-        let tokens: Vec<Token> = batch.iter().map(|(_, token)| token.clone()).collect();
-        let started = Instant::now();
-        // A call that outlasts the tick leaves no time for the next; the lease decides then.
-        let extended = tokio::time::timeout(lease / 3, ledger.settler.extend(&tokens)).await;
-        let lost = match extended {
-            Ok(Ok(extended)) => extended.lost,
-            Ok(Err(error)) => {
-                tracing::debug!(%error, "leases were not prolonged");
-                continue;
-            }
-            Err(_) => continue,
-        };
-        let mut state = ledger.lock();
-        for (index, (slot, token)) in batch.iter().enumerate() {
-            // It may have been settled meanwhile, and its slot taken by another delivery.
-            let entry = state.slots.get_mut(*slot).filter(|entry| entry.token == *token);
-            let Some(entry) = entry else { continue };
-            if lost.contains(&index) {
-                entry.lease_until = started;
-            } else {
-                entry.lease_until = started + lease;
-            }
+    let mut lost = extended.lost;
+    lost.sort_unstable();
+    let mut state = ledger.lock();
+    for (index, (slot, token)) in batch.iter().enumerate() {
+        // It may have been settled meanwhile, and its slot taken by another delivery.
+        let entry = state.slots.get_mut(*slot).filter(|entry| entry.token == *token);
+        let Some(entry) = entry else { continue };
+        if lost.binary_search(&index).is_err() {
+            entry.lease_until = started + lease;
+        } else if entry.phase != Phase::Confirming {
+            ledger.lose_lease(&mut state, *slot);
         }
     }
-    lose(ledger, Instant::now());
+    if !lost.is_empty() {
+        ledger.lease_lost.notify_waiters();
+    }
 }
 
 /// Deliveries whose lease has run for a third, and that may be held longer.
-fn due(
-    state: &State,
-    now: Instant,
-    lease: Duration,
-    max_handling: Duration,
-) -> Vec<(usize, Token)> {
+fn due(state: &State, lease: Duration, max_handling: Duration) -> Vec<(usize, Token)> {
+    let now = Instant::now();
     let prolonged = |phase| !matches!(phase, Phase::Settling | Phase::TakenBack);
     state
         .slots
         .iter()
-        .filter(|(_, slot)| prolonged(slot.phase) && !slot.lost)
+        .filter(|(_, slot)| prolonged(slot.phase) && !slot.is_lost())
         .filter(|(_, slot)| slot.lease_until <= now + lease.mul_f64(0.7))
         .filter(|(_, slot)| slot.handed_out.is_none_or(|since| now < since + max_handling))
         .map(|(index, slot)| (index, slot.token.clone()))
         .collect()
-}
-
-/// Cancels deliveries whose lease has ended here, before anyone else can get them.
-fn lose(ledger: &Ledger, now: Instant) {
-    let mut state = ledger.lock();
-    let ended =
-        |slot: &Slot| !slot.lost && slot.lease_until <= now && slot.phase != Phase::Settling;
-    let ended: Vec<_> =
-        state.slots.iter().filter(|(_, slot)| ended(slot)).map(|(index, _)| index).collect();
-    if ended.is_empty() {
-        return;
-    }
-    for slot in ended {
-        let entry = &mut state.slots[slot];
-        entry.lost = true;
-        count(&ledger.counters.leases_lost);
-        ledger.tell(SubscriptionEvent::LeaseLost { id: entry.envelope.id().to_owned() });
-    }
-    // What was not handed out is dropped when its turn comes.
-    state.wake_reader();
-    drop(state);
-    ledger.lease_lost.notify_waiters();
 }

@@ -16,15 +16,15 @@ use tokio::sync::{Notify, broadcast, watch};
 use tokio::time::Instant;
 
 use super::builder::{Policy, report};
-use super::event::SubscriptionEvent;
-use super::gate::KeyGate;
-use super::stats::{Counters, count};
+use super::event::{Events, SubscriptionEvent};
+use super::stats::{Counters, add, count};
 use super::{flush, keep};
 use crate::broker::{
-    Attempt, Lane, Parcel, Position, Settlement, Settler, Subscribed, SubscriptionDriver, Token,
-    Verdict,
+    Attempt, Lane, LaneState, Parcel, Position, Settlement, Settler, Subscribed,
+    SubscriptionDriver, Token, Verdict,
 };
 use crate::bus::Core;
+use crate::keygate::KeyGate;
 use crate::{Cause, Envelope, GroupName, Result, Timestamp};
 
 /// Events that are kept for a reader that lags.
@@ -37,17 +37,20 @@ pub(crate) struct Ledger {
     pub(super) settler: Arc<dyn Settler>,
     pub(super) counters: Counters,
     state: Mutex<State>,
-    // Polled by the reader, and by the flush task once the subscription is stopped.
+    // Polled by the reader, and by the flush task once the subscription is stopped. Whoever holds
+    // it may lock the state, not the other way round.
     pub(super) driver: Mutex<Option<Box<dyn SubscriptionDriver>>>,
     /// Wakes the task that flushes.
     pub(super) flush_due: Notify,
-    /// Wakes the task that keeps leases.
-    pub(super) keep_due: Notify,
+    /// Wakes the task that brings back what rests.
+    pub(super) rest_due: Notify,
     /// Wakes those who watch the drain's deadline.
     stop_changed: Notify,
     /// Wakes those who wait for a lease to be lost.
     pub(super) lease_lost: Notify,
     events: broadcast::Sender<SubscriptionEvent>,
+    /// Has what was told since the start, for the first who listens.
+    first_listener: Mutex<Option<broadcast::Receiver<SubscriptionEvent>>>,
     stopped: watch::Sender<Option<usize>>,
 }
 
@@ -63,6 +66,8 @@ pub(super) struct State {
     pub(super) buffer: Vec<(Option<usize>, Settlement)>,
     pub(super) buffered_since: Option<Instant>,
     pub(super) bytes: usize,
+    /// Deliveries so far.
+    pub(super) arrived: u64,
     pub(super) reader: Option<Waker>,
     /// The reader waits: whatever is settled gives it room.
     pub(super) parked: bool,
@@ -79,12 +84,18 @@ pub(super) struct Slot {
     pub(super) lane: Arc<Lane>,
     pub(super) position: Position,
     pub(super) attempt: Attempt,
+    /// Its place in the order of arrival.
+    pub(super) arrival: u64,
+    /// While others of its key wait for it, or it for them.
     pub(super) key: Option<u64>,
     pub(super) phase: Phase,
     pub(super) lease_until: Instant,
     /// When the application got it.
     pub(super) handed_out: Option<Instant>,
+    /// The next hand-out is another attempt that the broker does not know of.
+    pub(super) again: bool,
     pub(super) first_failure: Option<(Instant, Timestamp)>,
+    /// The lease has ended here.
     pub(super) lost: bool,
 }
 
@@ -96,6 +107,8 @@ pub(super) enum Phase {
     Waiting,
     /// With the application.
     Held,
+    /// Acknowledged by the application, which waits for the broker's answer.
+    Confirming,
     /// With the application, but taken back at the end of a drain.
     TakenBack,
     /// In memory until its next attempt.
@@ -108,7 +121,7 @@ impl Ledger {
     /// Opens the books and starts the tasks.
     pub(super) fn start(core: &Core, policy: Policy, subscribed: Subscribed) -> Result<Arc<Self>> {
         let Subscribed { driver, lease: _, differences } = subscribed;
-        let (events, _) = broadcast::channel(EVENTS);
+        let (events, first_listener) = broadcast::channel(EVENTS);
         let ledger = Arc::new(Self {
             settler: driver.settler(),
             policy,
@@ -116,10 +129,11 @@ impl Ledger {
             state: Mutex::default(),
             driver: Mutex::new(Some(driver)),
             flush_due: Notify::new(),
-            keep_due: Notify::new(),
+            rest_due: Notify::new(),
             stop_changed: Notify::new(),
             lease_lost: Notify::new(),
             events,
+            first_listener: Mutex::new(Some(first_listener)),
             stopped: watch::Sender::new(None),
         });
         core.register(&ledger)?;
@@ -132,14 +146,16 @@ impl Ledger {
         Ok(ledger)
     }
 
-    /// Puts a verdict into the buffer and lets the next one of the key pass.
+    /// Puts a verdict into the buffer. The next one of the key passes, unless this one becomes a
+    /// dead letter: that has to be stored first, for else it could come again.
     pub(super) fn book(&self, state: &mut State, slot: usize, verdict: Verdict) {
         if state.finished {
             return state.free(slot);
         }
         let entry = &mut state.slots[slot];
         entry.phase = Phase::Settling;
-        let key = entry.key.take();
+        let passes = !matches!(verdict, Verdict::DeadLetter(_));
+        let key = if passes { entry.key.take() } else { None };
         let settlement = Settlement::new(entry.token.clone(), verdict);
         match &settlement.verdict {
             Verdict::Ack => count(&self.counters.acked),
@@ -162,25 +178,17 @@ impl Ledger {
         }
     }
 
-    /// The key's delivery is settled: the next one is ready.
-    pub(super) fn pass_next(&self, state: &mut State, key: Option<u64>) {
-        let Some(next) = key.and_then(|key| state.gate.release(key)) else { return };
-        state.slots[next].phase = Phase::Ready;
-        state.ready.push_back(next);
-        state.wake_reader();
-    }
-
-    /// Frees the slot of a delivery that is not ours any more.
-    pub(super) fn forget(&self, state: &mut State, slot: usize) {
-        let key = state.slots[slot].key.take();
-        state.free(slot);
-        self.pass_next(state, key);
-    }
-
-    /// Frees the slots of settlements that were carried out.
-    pub(super) fn close_slots(&self, slots: impl Iterator<Item = usize>) {
+    /// Frees slots whose settlement was carried out, or failed for good.
+    pub(super) fn close(&self, slots: impl Iterator<Item = (usize, Settled)>) {
         let mut state = self.lock();
-        slots.for_each(|slot| state.free(slot));
+        for (slot, settled) in slots {
+            let key = state.slots.get_mut(slot).and_then(|entry| entry.key.take());
+            state.free(slot);
+            if let (Some(key), Settled::Failed) = (key, settled) {
+                self.lose_followers(&mut state, key);
+            }
+            self.pass_next(&mut state, key);
+        }
         state.wake_reader();
         if state.stop.is_some() {
             self.flush_due.notify_one();
@@ -189,26 +197,24 @@ impl Ledger {
 
     /// Stops: hands nothing out any more; those held have until the deadline.
     pub(crate) fn stop(&self, deadline: Instant) {
-        let mut state = self.lock();
-        let sooner = state.stop.is_none_or(|before| deadline < before);
-        if sooner {
-            state.stop = Some(deadline);
-        }
-        state.wake_reader();
-        drop(state);
-        self.stop_changed.notify_waiters();
-        self.flush_due.notify_one();
-        self.keep_due.notify_one();
+        self.begin_stop(&mut self.lock(), deadline);
     }
 
-    /// Waits until the drain's deadline has passed.
-    pub(super) async fn out_of_time(&self) {
+    pub(super) fn begin_stop(&self, state: &mut State, deadline: Instant) {
+        state.stop = Some(state.stop.map_or(deadline, |before| before.min(deadline)));
+        state.wake_reader();
+        self.stop_changed.notify_waiters();
+        self.flush_due.notify_one();
+    }
+
+    /// Waits until the drain's deadline, and that much more, has passed.
+    pub(super) async fn out_of_time(&self, more: Duration) {
         loop {
             let changed = self.stop_changed.notified();
             let stop = self.lock().stop;
             match stop {
                 Some(deadline) => tokio::select! {
-                    () = tokio::time::sleep_until(deadline) => return,
+                    () = tokio::time::sleep_until(deadline + more) => return,
                     () = changed => {}
                 },
                 None => changed.await,
@@ -230,14 +236,24 @@ impl Ledger {
     pub(super) fn finish(&self, held: usize) {
         let mut state = self.lock();
         state.finished = true;
+        // Settled so late that it is not carried to the broker any more.
+        let (slots, late) = state.take_buffer();
+        if !late.is_empty() {
+            let ids = state.ids(&slots, &late);
+            add(&self.counters.settle_failures, ids.len() as u64);
+            let reason = "the subscription has ended".to_owned();
+            self.tell(SubscriptionEvent::SettleFailed { ids, reason });
+        }
+        slots.into_iter().flatten().for_each(|slot| state.free(slot));
         state.wake_reader();
         drop(state);
         self.stopped.send_replace(Some(held));
-        self.keep_due.notify_one();
     }
 
-    pub(super) fn subscribe_events(&self) -> broadcast::Receiver<SubscriptionEvent> {
-        self.events.subscribe()
+    pub(super) fn events(&self) -> Events {
+        let first = self.first_listener.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let receiver = first.unwrap_or_else(|| self.events.subscribe());
+        Events::new(receiver, self.stopped.subscribe())
     }
 
     pub(super) fn tell(&self, event: SubscriptionEvent) {
@@ -271,6 +287,14 @@ impl Ledger {
     }
 }
 
+/// How a settlement ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Settled {
+    Done,
+    /// The message comes again.
+    Failed,
+}
+
 impl State {
     /// Whether what is buffered should go now instead of waiting for more.
     pub(super) fn is_flush_due(&self, policy: &Policy) -> bool {
@@ -285,8 +309,25 @@ impl State {
         self.buffer.drain(..).unzip()
     }
 
-    pub(super) fn held(&self) -> impl Iterator<Item = usize> {
-        self.slots.iter().filter(|(_, slot)| slot.phase == Phase::Held).map(|(index, _)| index)
+    /// The ids of the messages of settlements that are not closed yet.
+    pub(super) fn ids(&self, slots: &[Option<usize>], batch: &[Settlement]) -> Vec<String> {
+        let both = slots.iter().zip(batch);
+        both.filter_map(|(slot, settlement)| self.id(*slot, settlement)).collect()
+    }
+
+    pub(super) fn id(&self, slot: Option<usize>, settlement: &Settlement) -> Option<String> {
+        let envelope = match &settlement.verdict {
+            Verdict::Release(parcel) | Verdict::Requeue(parcel) | Verdict::After(_, parcel) => {
+                &parcel.envelope
+            }
+            Verdict::DeadLetter(letter) => &letter.envelope,
+            Verdict::Ack => &self.slots.get(slot?)?.envelope,
+        };
+        Some(envelope.id().to_owned())
+    }
+
+    pub(super) fn in_phase(&self, phase: Phase) -> impl Iterator<Item = usize> {
+        self.slots.iter().filter(move |(_, slot)| slot.phase == phase).map(|(index, _)| index)
     }
 
     pub(super) fn free(&mut self, slot: usize) {
@@ -311,6 +352,11 @@ impl Slot {
             self.attempt.count,
             cause,
         ))
+    }
+
+    /// Whether somebody else may have the message.
+    pub(super) fn is_lost(&self) -> bool {
+        self.lost || self.lane.state() == LaneState::Lost
     }
 }
 

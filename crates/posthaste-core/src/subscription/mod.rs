@@ -1,11 +1,12 @@
 //! Receiving: the stream of deliveries of a group's member.
 
 mod builder;
+mod drain;
 mod event;
 mod flush;
-mod gate;
 mod keep;
 mod ledger;
+mod order;
 mod reader;
 mod stats;
 mod verdict;
@@ -19,7 +20,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_core::Stream;
-use tokio::time::Instant;
+use tokio::task::coop::poll_proceed;
 
 pub use builder::SubscribeBuilder;
 pub use event::{Events, SubscriptionEvent};
@@ -29,6 +30,7 @@ pub use stats::Stats;
 pub(crate) use verdict::Failure;
 
 use crate::broker::Received;
+use crate::bus::after;
 use crate::{Bus, Delivery, Error, ErrorKind, Result};
 
 /// What becomes of a message that expired before it was handled.
@@ -64,14 +66,15 @@ pub struct Subscription {
     member: String,
     // Handed out and not yet returned; only `next_batch` takes more than one at a time.
     handed: VecDeque<Handout>,
-    scratch: Vec<Received>,
+    // Settled on arrival, under at-most-once.
+    settled: Vec<Received>,
     ended: bool,
 }
 
 impl Subscription {
     pub(crate) fn new(bus: Bus, ledger: Arc<Ledger>, member: String) -> Self {
-        let (handed, scratch) = (VecDeque::new(), Vec::new());
-        Self { bus, ledger, member, handed, scratch, ended: false }
+        let (handed, settled) = (VecDeque::new(), Vec::new());
+        Self { bus, ledger, member, handed, settled, ended: false }
     }
 
     /// The next delivery; `None` once the subscription was stopped or the bus closed.
@@ -96,10 +99,11 @@ impl Subscription {
         poll_fn(|cx| self.poll_batch(cx, max.max(1))).await
     }
 
-    /// What happens besides deliveries, from now on.
+    /// What happens besides deliveries, from now on; the first call also gets what has happened
+    /// since the start.
     #[must_use]
     pub fn events(&self) -> Events {
-        Events::new(self.ledger.subscribe_events())
+        self.ledger.events()
     }
 
     /// Counts so far.
@@ -130,7 +134,7 @@ impl Subscription {
     /// # Cancel safety
     /// When dropped, stopping goes on in the background.
     pub async fn stop(self, drain: Duration) -> Result<()> {
-        self.ledger.stop(Instant::now() + drain);
+        self.ledger.stop(after(drain));
         match self.ledger.stopped().await {
             0 => Ok(()),
             held => Err(Error::new(ErrorKind::Timeout, "stopped while deliveries were held")
@@ -143,7 +147,7 @@ impl Subscription {
         match std::task::ready!(self.poll_handed(cx, 1)) {
             Some(Ok(())) => {
                 let handout = self.handed.pop_front();
-                Poll::Ready(handout.map(|handout| Ok(Delivery::new(&self.ledger, handout))))
+                Poll::Ready(handout.map(|handout| Ok(self.ledger.deliver(handout))))
             }
             Some(Err(error)) => Poll::Ready(Some(Err(error))),
             None => Poll::Ready(None),
@@ -160,7 +164,7 @@ impl Subscription {
                 let count = self.handed.len().min(max);
                 let ledger = &self.ledger;
                 let batch = self.handed.drain(..count);
-                Poll::Ready(Some(Ok(batch.map(|handout| Delivery::new(ledger, handout)).collect())))
+                Poll::Ready(Some(Ok(batch.map(|handout| ledger.deliver(handout)).collect())))
             }
             Some(Err(error)) => Poll::Ready(Some(Err(error))),
             None => Poll::Ready(None),
@@ -169,13 +173,19 @@ impl Subscription {
 
     /// Makes sure that something is handed out.
     fn poll_handed(&mut self, cx: &mut Context<'_>, max: usize) -> Poll<Option<Result<()>>> {
-        if !self.handed.is_empty() {
-            return Poll::Ready(Some(Ok(())));
-        }
-        if self.ended {
+        if self.ended && self.handed.is_empty() {
             return Poll::Ready(None);
         }
-        let polled = self.ledger.poll_handout(cx, &mut self.scratch, &mut self.handed, max);
+        // A reader that always has something must let other tasks have their turn.
+        let turn = std::task::ready!(poll_proceed(cx));
+        if !self.handed.is_empty() {
+            turn.made_progress();
+            return Poll::Ready(Some(Ok(())));
+        }
+        let polled = self.ledger.poll_handout(cx, &mut self.settled, &mut self.handed, max);
+        if polled.is_ready() {
+            turn.made_progress();
+        }
         if let Poll::Ready(None | Some(Err(_))) = &polled {
             self.ended = true;
         }
@@ -193,11 +203,9 @@ impl Stream for Subscription {
 
 impl Drop for Subscription {
     fn drop(&mut self) {
-        // What `next_batch` left here was never seen by the application.
-        for handout in self.handed.drain(..) {
-            drop(Delivery::new(&self.ledger, handout));
-        }
-        self.ledger.stop(Instant::now() + self.ledger.drain());
+        // Only under at-most-once is anything left here that the application has not seen.
+        self.ledger.lose_settled(self.handed.iter().map(|handout| handout.lane.topic()));
+        self.ledger.stop(after(self.ledger.drain()));
     }
 }
 
@@ -221,7 +229,7 @@ impl Stopper {
     /// Stops fetching: [`Subscription::next`] ends with `None`. Deliveries that are held can be
     /// settled for the bus's drain time.
     pub fn stop(&self) {
-        self.ledger.stop(Instant::now() + self.ledger.drain());
+        self.ledger.stop(after(self.ledger.drain()));
     }
 
     /// Waits until the subscription has drained; how many deliveries were still held and were

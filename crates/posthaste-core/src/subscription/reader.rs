@@ -9,12 +9,14 @@ use tokio::time::Instant;
 use super::builder::{Policy, report};
 use super::event::SubscriptionEvent;
 use super::ledger::{Ledger, Phase, Slot, State};
-use super::stats::add;
+use super::stats::{add, count};
 use crate::broker::{
     Attempt, Credit, DeliveryMode, DriverEvent, Lane, LaneState, Order, Polled, Position, Received,
-    Verdict,
+    SubscriptionDriver, Verdict,
 };
-use crate::{Envelope, Result, Timestamp};
+use crate::bus::{after, shielded_call};
+use crate::keygate::hash;
+use crate::{Delivery, Envelope, Result, Timestamp};
 
 /// A delivery as it is handed out.
 pub(crate) struct Handout {
@@ -37,7 +39,7 @@ impl Ledger {
     pub(super) fn poll_handout(
         &self,
         cx: &mut Context<'_>,
-        scratch: &mut Vec<Received>,
+        settled: &mut Vec<Received>,
         out: &mut VecDeque<Handout>,
         max: usize,
     ) -> Poll<Option<Result<()>>> {
@@ -49,6 +51,8 @@ impl Ledger {
                     return Poll::Ready(Some(Err(failure)));
                 }
                 if state.stop.is_some() {
+                    // What was booked since the stop is to be given back.
+                    self.flush_due.notify_one();
                     return Poll::Ready(None);
                 }
                 self.hand_out(&mut state, out, max);
@@ -61,7 +65,7 @@ impl Ledger {
                 credit
             };
             let polled = match credit {
-                Some(credit) => self.poll_driver(cx, scratch, credit),
+                Some(credit) => self.poll_unless_stopped(cx, settled, credit),
                 None => Poll::Pending,
             };
             match polled {
@@ -70,45 +74,79 @@ impl Ledger {
                     return Poll::Pending;
                 }
                 Poll::Ready(Ok(Polled::Batch)) => {
-                    if self.policy.mode == DeliveryMode::AtMostOnce {
-                        // Settled by the adapter already: nothing to keep books of.
-                        out.extend(scratch.drain(..).map(Handout::settled));
-                        add(&self.counters.received, out.len() as u64);
+                    self.take_settled(settled, out);
+                    if !out.is_empty() {
                         return Poll::Ready(Some(Ok(())));
                     }
-                    self.admit(scratch);
                 }
                 Poll::Ready(Ok(Polled::Event(event))) => self.pass_on(event),
                 Poll::Ready(Ok(Polled::Stopped)) => {
-                    self.stop(Instant::now() + self.policy.drain);
+                    if !self.is_stopped() {
+                        self.stop(after(self.policy.drain));
+                    }
                     return Poll::Ready(None);
                 }
                 Poll::Ready(Err(error)) => {
-                    self.stop(Instant::now() + self.policy.drain);
+                    self.stop(after(self.policy.drain));
                     return Poll::Ready(Some(Err(error)));
                 }
             }
         }
     }
 
-    pub(super) fn poll_driver(
+    /// Gives it to the application.
+    pub(super) fn deliver(self: &Arc<Self>, handout: Handout) -> Delivery {
+        count(&self.counters.received);
+        Delivery::new(self, handout)
+    }
+
+    /// Polls the driver for the reader, who must not take its wake-up from the task that drains.
+    fn poll_unless_stopped(
         &self,
         cx: &mut Context<'_>,
-        out: &mut Vec<Received>,
+        settled: &mut Vec<Received>,
         credit: Credit,
     ) -> Poll<Result<Polled>> {
         let mut driver = self.driver.lock().unwrap_or_else(PoisonError::into_inner);
-        match &mut *driver {
-            Some(driver) => driver.poll_batch(cx, out, credit),
-            None => Poll::Ready(Ok(Polled::Stopped)),
+        if self.is_stopped() {
+            return Poll::Ready(Ok(Polled::Stopped));
         }
+        self.poll(&mut driver, cx, settled, credit)
+    }
+
+    /// Polls the driver and books what it brings. Under at-most-once it goes to `settled` instead.
+    pub(super) fn poll_driver(
+        &self,
+        cx: &mut Context<'_>,
+        settled: &mut Vec<Received>,
+        credit: Credit,
+    ) -> Poll<Result<Polled>> {
+        let mut driver = self.driver.lock().unwrap_or_else(PoisonError::into_inner);
+        self.poll(&mut driver, cx, settled, credit)
+    }
+
+    fn poll(
+        &self,
+        driver: &mut Option<Box<dyn SubscriptionDriver>>,
+        cx: &mut Context<'_>,
+        received: &mut Vec<Received>,
+        credit: Credit,
+    ) -> Poll<Result<Polled>> {
+        let Some(driver) = driver else { return Poll::Ready(Ok(Polled::Stopped)) };
+        let panicked = |error| Poll::Ready(Err(error));
+        let polled = shielded_call(|| driver.poll_batch(cx, received, credit), panicked);
+        if self.policy.mode == DeliveryMode::AtLeastOnce {
+            // While the driver is locked, so that nothing is booked after the drain has ended.
+            self.admit(received);
+        }
+        polled
     }
 
     /// Tells the driver to fetch nothing more.
     pub(super) fn stop_driver(&self) {
         let mut driver = self.driver.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(driver) = &mut *driver {
-            driver.stop();
+            shielded_call(|| driver.stop(), |error| tracing::warn!(%error, "could not stop"));
         }
     }
 
@@ -129,24 +167,32 @@ impl Ledger {
     }
 
     /// Books what arrived.
-    pub(super) fn admit(&self, received: &mut Vec<Received>) {
+    fn admit(&self, received: &mut Vec<Received>) {
+        if received.is_empty() {
+            return;
+        }
         let now = Instant::now();
         let lease_until = now + self.lease_margined();
         let keyed = self.policy.order == Order::PerKey;
         let mut state = self.lock();
         for Received { envelope, token, lane, attempt, position } in received.drain(..) {
             state.bytes += envelope.size();
-            let key = envelope.key().filter(|_| keyed).map(hash);
+            state.arrived += 1;
+            let arrival = state.arrived;
+            let key = envelope.key().filter(|_| keyed);
+            let key = key.map(|key| hash(&[lane.topic().as_str().as_bytes(), key]));
             let slot = state.slots.insert(Slot {
                 envelope,
                 token,
                 lane,
                 position,
                 attempt,
+                arrival,
                 key,
                 phase: Phase::Waiting,
                 lease_until,
                 handed_out: None,
+                again: false,
                 first_failure: None,
                 lost: false,
             });
@@ -161,14 +207,27 @@ impl Ledger {
         }
     }
 
+    /// Moves what was settled on arrival to the application, but for what has expired.
+    fn take_settled(&self, settled: &mut Vec<Received>, out: &mut VecDeque<Handout>) {
+        let now = Timestamp::now();
+        for received in settled.drain(..) {
+            if received.envelope.expires_at().is_some_and(|at| at <= now) {
+                count(&self.counters.expired);
+                let id = received.envelope.id().to_owned();
+                self.tell(SubscriptionEvent::Expired { id });
+            } else {
+                out.push_back(Handout::settled(received));
+            }
+        }
+    }
+
     /// Moves ready deliveries to the application; what may not be handled goes its own way.
     fn hand_out(&self, state: &mut State, out: &mut VecDeque<Handout>, max: usize) {
         let now = Instant::now();
-        let mut handed = 0;
         while out.len() < max {
             let Some(slot) = state.ready.pop_front() else { break };
             let entry = &mut state.slots[slot];
-            if entry.lost || entry.lane.state() == LaneState::Lost {
+            if entry.is_lost() {
                 self.forget(state, slot);
                 continue;
             }
@@ -183,6 +242,9 @@ impl Ledger {
             }
             entry.phase = Phase::Held;
             entry.handed_out = Some(now);
+            if std::mem::take(&mut entry.again) {
+                entry.attempt.count = entry.attempt.count.saturating_add(1);
+            }
             out.push_back(Handout {
                 slot: Some(slot),
                 envelope: entry.envelope.clone(),
@@ -190,12 +252,13 @@ impl Ledger {
                 position: entry.position,
                 attempt: entry.attempt,
             });
-            handed += 1;
         }
-        add(&self.counters.received, handed);
     }
 
     pub(super) fn pass_on(&self, event: DriverEvent) {
+        if let DriverEvent::LaneRevoked(_) = event {
+            self.give_back_going();
+        }
         self.tell(match event {
             DriverEvent::Disconnected { reason } => SubscriptionEvent::Disconnected { reason },
             DriverEvent::Reconnected => SubscriptionEvent::Reconnected,
@@ -227,11 +290,4 @@ impl State {
         let bytes = policy.prefetch.bytes.saturating_sub(self.bytes);
         (messages > 0 && bytes > 0).then_some(Credit::new(messages, bytes))
     }
-}
-
-fn hash(key: &[u8]) -> u64 {
-    // FNV-1a. Two keys that meet in it wait for each other, and lose nothing but time.
-    key.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
-    })
 }

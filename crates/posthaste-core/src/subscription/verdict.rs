@@ -6,10 +6,12 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::event::SubscriptionEvent;
-use super::ledger::{Ledger, Phase, Slot, State};
+use super::keep::lease_lost;
+use super::ledger::{Ledger, Phase, Settled, Slot, State};
 use super::stats::count;
-use super::{Expired, KeyFailure};
+use super::{Expired, KeyFailure, flush};
 use crate::broker::{Confirmation, LaneState, SettleOutcome, Settlement, Verdict};
+use crate::bus::{after, bounded};
 use crate::{Cause, DeadLetter, Error, ErrorKind, Reason, Result, Timestamp};
 
 /// What a failed delivery asks for.
@@ -57,35 +59,37 @@ impl Ledger {
                 return self.still_ours(&mut state, slot);
             }
             let entry = &mut state.slots[slot];
-            entry.phase = Phase::Settling;
+            entry.phase = Phase::Confirming;
             Settlement::new(entry.token.clone(), Verdict::Ack)
         };
         let unanswered = Unanswered { ledger: self, slot: Some(slot) };
-        let settled = self.settler.settle(&[settlement], Confirmation::Broker).await;
-        let key = unanswered.answered();
-        let outcome = settled.map(|report| report.into_exceptions().pop());
-        match outcome {
+        let settled =
+            flush::settle(self, &[settlement], Confirmation::Broker, self.policy.patience).await;
+        let outcome = match settled.map(|report| report.into_exceptions().pop()) {
             Ok(None | Some((_, SettleOutcome::DelayedBy(_)))) => {
                 count(&self.counters.acked);
-                self.pass_next(&mut self.lock(), key);
                 Ok(())
             }
-            Ok(Some((_, SettleOutcome::LeaseLost))) => {
-                self.pass_next(&mut self.lock(), key);
-                Err(Error::new(ErrorKind::LeaseLost, "the delivery's lease ended before"))
-            }
+            Ok(Some((_, SettleOutcome::LeaseLost))) => Err(lease_lost(&self.lock().slots[slot])),
             Ok(Some((_, SettleOutcome::Failed(error)))) | Err(error) => {
                 count(&self.counters.settle_failures);
-                self.pass_next(&mut self.lock(), key);
-                Err(error)
+                Err(error.with_operation("ack"))
             }
-        }
+        };
+        unanswered.answered();
+        outcome
     }
 
     /// The application gives it back without fault.
     pub(crate) fn release(&self, slot: usize) -> Result<()> {
         let mut state = self.lock();
         self.still_ours(&mut state, slot)?;
+        if self.rests_here(&state, slot) {
+            // Given to the broker, it could come again behind the later ones of its key.
+            count(&self.counters.released);
+            self.rest(&mut state, slot, Duration::ZERO);
+            return Ok(());
+        }
         let parcel = state.slots[slot].parcel(None);
         self.book(&mut state, slot, Verdict::Release(parcel));
         Ok(())
@@ -107,10 +111,10 @@ impl Ledger {
                 self.give_up(&mut state, slot, Reason::AttemptsExhausted, cause);
             }
             Failure::Requeue(cause) if entry.key.is_some() => {
-                self.rest(&mut state, slot, Duration::ZERO, cause);
+                self.retry_key(&mut state, slot, Duration::ZERO, cause);
             }
             Failure::After(delay, cause) if entry.key.is_some() => {
-                self.rest(&mut state, slot, delay, cause);
+                self.retry_key(&mut state, slot, delay, cause);
             }
             Failure::Requeue(cause) => {
                 let parcel = entry.parcel(cause);
@@ -118,13 +122,14 @@ impl Ledger {
             }
             Failure::After(delay, cause) => {
                 let parcel = entry.parcel(cause);
-                self.book(&mut state, slot, Verdict::After(delay, parcel));
+                self.book(&mut state, slot, Verdict::After(bounded(delay), parcel));
             }
         }
         Ok(())
     }
 
-    /// The application dropped it: it comes again, later each time, so that nothing spins.
+    /// The application dropped it: it comes again, later each time, so that nothing spins. That
+    /// is no failure, so nothing is given up for it.
     pub(crate) fn abandon(&self, slot: usize) {
         let mut state = self.lock();
         if self.still_ours(&mut state, slot).is_err() {
@@ -133,13 +138,12 @@ impl Ledger {
         let entry = &state.slots[slot];
         let doublings = entry.attempt.count.saturating_sub(1).min(16);
         let delay = (DROP_DELAY * 2_u32.pow(doublings)).min(LONGEST_DROP_DELAY);
-        let stopping = state.stop.is_some();
-        let entry = &state.slots[slot];
-        if stopping {
+        let going = state.stop.is_some() || entry.lane.state() != LaneState::Live;
+        if self.rests_here(&state, slot) {
+            self.again(&mut state, slot, delay);
+        } else if going {
             let parcel = entry.parcel(None);
             self.book(&mut state, slot, Verdict::Release(parcel));
-        } else if entry.key.is_some() {
-            self.rest(&mut state, slot, delay, None);
         } else {
             let parcel = entry.parcel(None);
             self.book(&mut state, slot, Verdict::After(delay, parcel));
@@ -149,65 +153,77 @@ impl Ledger {
     /// Whether the lease still holds; if not, the slot is freed.
     fn still_ours(&self, state: &mut State, slot: usize) -> Result<()> {
         let entry = &state.slots[slot];
-        if !state.finished && !entry.lost && entry.lane.state() != LaneState::Lost {
+        if !state.finished && !entry.is_lost() {
             return Ok(());
         }
-        let error = Error::new(
-            ErrorKind::LeaseLost,
-            "the delivery's lease ended before it was settled: somebody else may have it",
-        )
-        .with_context("id", entry.envelope.id())
-        .with_topic(entry.lane.topic());
+        let error = lease_lost(entry);
         self.forget(state, slot);
         Err(error)
     }
 
-    /// Keeps a failed delivery of an ordered key in memory until its next attempt.
-    fn rest(&self, state: &mut State, slot: usize, delay: Duration, cause: Option<Cause>) {
-        let now = Instant::now();
-        let entry = &mut state.slots[slot];
-        let since = entry.first_failure.map_or(now, |(since, _)| since);
-        if now + delay > since + self.policy.key_wait {
-            let reason = Reason::AttemptsExhausted;
-            return self.give_up(state, slot, reason, cause);
-        }
-        entry.phase = Phase::Resting;
-        entry.handed_out = None;
-        entry.attempt.count = entry.attempt.count.saturating_add(1);
-        count(&self.counters.retried);
-        state.resting.insert((now + delay, slot));
-        self.keep_due.notify_one();
+    /// Whether a delivery that comes again does so from memory: it is of an ordered key, and
+    /// stays ours.
+    fn rests_here(&self, state: &State, slot: usize) -> bool {
+        let entry = &state.slots[slot];
+        entry.key.is_some() && state.stop.is_none() && entry.lane.state() == LaneState::Live
     }
 
-    /// Brings back what has rested long enough.
-    pub(super) fn wake_rested(&self, state: &mut State, now: Instant) {
-        let mut woken = false;
-        while let Some((due, slot)) = state.resting.first().copied().filter(|(due, _)| *due <= now)
-        {
-            state.resting.remove(&(due, slot));
-            state.slots[slot].phase = Phase::Ready;
-            state.ready.push_back(slot);
-            woken = true;
+    /// Tries a failed delivery of an ordered key again after the delay, as long as its key may
+    /// wait for it.
+    fn retry_key(&self, state: &mut State, slot: usize, delay: Duration, cause: Option<Cause>) {
+        if !self.rests_here(state, slot) {
+            // It goes to somebody else, and those behind it follow.
+            let parcel = state.slots[slot].parcel(cause);
+            return self.book(state, slot, Verdict::Release(parcel));
         }
-        if woken {
-            state.wake_reader();
+        let failing_for = state.slots[slot]
+            .first_failure
+            .map_or(Duration::ZERO, |(since, _)| Instant::now().saturating_duration_since(since));
+        if failing_for.saturating_add(delay) > self.policy.key_wait {
+            return self.give_up(state, slot, Reason::AttemptsExhausted, cause);
         }
+        self.again(state, slot, delay);
+    }
+
+    /// Keeps a delivery in memory until its next attempt.
+    fn again(&self, state: &mut State, slot: usize, delay: Duration) {
+        state.slots[slot].again = true;
+        count(&self.counters.retried);
+        self.rest(state, slot, delay);
+    }
+
+    fn rest(&self, state: &mut State, slot: usize, delay: Duration) {
+        let entry = &mut state.slots[slot];
+        entry.phase = Phase::Resting;
+        entry.handed_out = None;
+        state.resting.insert((after(delay), slot));
+        self.rest_due.notify_one();
     }
 
     /// Makes it a dead letter, together with what its key has waiting, by the policy.
     fn give_up(&self, state: &mut State, slot: usize, reason: Reason, cause: Option<Cause>) {
-        let key = state.slots[slot].key;
+        let entry = &state.slots[slot];
+        let (key, topic) = (entry.key, entry.lane.topic().clone());
         if key.is_some() && self.policy.key_failure == KeyFailure::StopLane {
             return self.stop_lane(state, slot);
         }
-        let followers = key.map(|key| state.gate.take_waiting(key)).unwrap_or_default();
-        let id = state.slots[slot].envelope.id().to_owned();
+        let first = entry.envelope.clone();
         self.bury(state, slot, reason, cause);
-        for follower in followers {
-            // The key was released above, and nobody else waits behind it.
-            state.slots[follower].key = None;
-            let cause = Cause::new(format!("an earlier message of the key was given up: {id}"));
-            self.bury(state, follower, Reason::FollowsKey, Some(cause));
+        let Some(key) = key else { return };
+        for follower in state.gate.take_waiting(key) {
+            let entry = &mut state.slots[follower];
+            if entry.envelope.key() != first.key() || *entry.lane.topic() != topic {
+                // Another key with the same hash: it waits on.
+                if let Some(passed) = state.gate.offer(key, follower) {
+                    state.slots[passed].phase = Phase::Ready;
+                    state.ready.push_back(passed);
+                }
+                continue;
+            }
+            // The key stays with the first one.
+            entry.key = None;
+            let what = format!("an earlier message of the key was given up: {}", first.id());
+            self.bury(state, follower, Reason::FollowsKey, Some(Cause::new(what)));
         }
     }
 
@@ -218,12 +234,10 @@ impl Ledger {
             .with_context("id", entry.envelope.id())
             .with_context("attempts", entry.attempt.count)
             .with_topic(entry.lane.topic());
-        let parcel = entry.parcel(None);
+        state.failure.get_or_insert(error);
+        self.begin_stop(state, after(self.policy.drain));
+        let parcel = state.slots[slot].parcel(None);
         self.book(state, slot, Verdict::Release(parcel));
-        state.failure = Some(error);
-        state.stop = Some(Instant::now() + self.policy.drain);
-        state.wake_reader();
-        self.flush_due.notify_one();
     }
 
     pub(super) fn expire(&self, state: &mut State, slot: usize) {
@@ -270,12 +284,11 @@ struct Unanswered<'a> {
 }
 
 impl Unanswered<'_> {
-    /// Frees the slot; returns the key that nobody is out of any more.
-    fn answered(mut self) -> Option<u64> {
-        let slot = self.slot.take()?;
-        let key = self.ledger.lock().slots[slot].key.take();
-        self.ledger.close_slots(std::iter::once(slot));
-        key
+    /// Frees the slot and lets the next one of the key pass: whatever the answer is, the
+    /// application has handled this one.
+    fn answered(mut self) {
+        let slot = self.slot.take();
+        self.ledger.close(slot.into_iter().map(|slot| (slot, Settled::Done)));
     }
 }
 

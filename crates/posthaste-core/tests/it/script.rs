@@ -10,6 +10,8 @@ use posthaste_core::*;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
+use crate::stub::StubAdmin;
+
 /// What a call of `publish` does. Without a step it confirms.
 #[derive(Debug, Clone)]
 pub enum Step {
@@ -21,6 +23,9 @@ pub enum Step {
     Wait,
     /// Never answers.
     Hang,
+    /// Every entry of these ids fails, the others are confirmed.
+    FailIds(&'static [&'static str], ErrorKind),
+    Panic,
 }
 
 /// Whether a failed entry is stored nevertheless.
@@ -32,11 +37,13 @@ pub enum Stored {
 
 #[derive(Debug)]
 pub struct Script {
-    pub layout: Layout,
+    pub admin: StubAdmin,
     pub capabilities: Mutex<Arc<Capabilities>>,
     pub steps: Mutex<VecDeque<Step>>,
     /// The ids of every call, in order.
     pub calls: Mutex<Vec<Vec<String>>>,
+    /// What every call was told of the topic.
+    pub destinations: Mutex<Vec<Destination>>,
     pub gate: Semaphore,
     pub out: AtomicUsize,
     pub most_out: AtomicUsize,
@@ -47,10 +54,11 @@ impl Script {
         let mut capabilities = Capabilities::all("script");
         capabilities.max_flights = 2;
         Arc::new(Self {
-            layout,
+            admin: StubAdmin::new(layout),
             capabilities: Mutex::new(Arc::new(capabilities)),
             steps: Mutex::default(),
             calls: Mutex::default(),
+            destinations: Mutex::default(),
             gate: Semaphore::new(0),
             out: AtomicUsize::new(0),
             most_out: AtomicUsize::new(0),
@@ -97,11 +105,12 @@ impl Drop for Out<'_> {
 impl Publish for Scripted {
     async fn publish(
         &self,
-        _: &Destination,
+        to: &Destination,
         batch: &mut [Envelope],
         _: &SendOptions,
     ) -> Result<Outcomes> {
         let script = &*self.0;
+        script.destinations.lock().unwrap().push(to.clone());
         let out = script.out.fetch_add(1, Ordering::SeqCst) + 1;
         let _out = Out(script);
         script.most_out.fetch_max(out, Ordering::SeqCst);
@@ -123,6 +132,14 @@ impl Publish for Scripted {
                 };
                 return Ok((0..batch.len()).map(outcome).collect());
             }
+            Some(Step::FailIds(failing, kind)) => {
+                let outcome = |envelope: &Envelope| match failing.contains(&envelope.id()) {
+                    true => Err(fail(kind, Stored::No)),
+                    false => Ok(posthaste_core::broker::Stored::default()),
+                };
+                return Ok(batch.iter().map(outcome).collect());
+            }
+            Some(Step::Panic) => panic!("as the script says"),
             Some(Step::Wait) => script.gate.acquire().await.unwrap().forget(),
             Some(Step::Hang) => std::future::pending().await,
         }
@@ -141,7 +158,7 @@ impl Broker for Scripted {
     }
 
     fn admin(&self) -> &dyn posthaste_core::broker::Admin {
-        self
+        &self.0.admin
     }
 
     async fn health(&self) -> Result<Health> {
@@ -150,63 +167,5 @@ impl Broker for Scripted {
 
     async fn close(&self, _: Instant) -> Result<()> {
         Ok(())
-    }
-}
-
-#[async_trait]
-impl posthaste_core::broker::Admin for Scripted {
-    async fn ensure(&self, topic: &TopicSpec, _: Topology) -> Result<TopicInfo> {
-        self.describe(&topic.name).await
-    }
-    async fn verify(&self, _: &TopicSpec) -> Result<Vec<Difference>> {
-        Ok(Vec::new())
-    }
-    async fn describe(&self, topic: &TopicName) -> Result<TopicInfo> {
-        Ok(TopicInfo::new(topic.clone(), self.0.layout, false, "script".to_owned()))
-    }
-    async fn delete_topic(&self, _: &TopicName) -> Result<()> {
-        Ok(())
-    }
-    async fn purge(&self, _: &TopicName) -> Result<Option<u64>> {
-        Ok(None)
-    }
-    async fn groups(&self, _: &TopicName) -> Result<Vec<GroupInfo>> {
-        Ok(Vec::new())
-    }
-    async fn delete_group(&self, _: &TopicName, _: &GroupName) -> Result<()> {
-        Ok(())
-    }
-    async fn lag(&self, _: &TopicName, _: &GroupName) -> Result<Lag> {
-        Ok(Lag::default())
-    }
-    async fn seek(&self, _: &TopicName, _: &GroupName, _: Start) -> Result<()> {
-        Ok(())
-    }
-    async fn range(&self, _: &TopicName, _: &RangeQuery) -> Result<Vec<Retained>> {
-        Ok(Vec::new())
-    }
-    async fn dead_letters(
-        &self,
-        _: &TopicName,
-        _: &GroupName,
-        _: &DeadLetterQuery,
-    ) -> Result<DeadLetterPage> {
-        Ok(DeadLetterPage::new(Vec::new(), true))
-    }
-    async fn replay(
-        &self,
-        _: &TopicName,
-        _: &GroupName,
-        letters: &[LetterId],
-    ) -> Result<Vec<Result<()>>> {
-        Ok(letters.iter().map(|_| Ok(())).collect())
-    }
-    async fn discard(
-        &self,
-        _: &TopicName,
-        _: &GroupName,
-        letters: &[LetterId],
-    ) -> Result<Vec<Result<()>>> {
-        Ok(letters.iter().map(|_| Ok(())).collect())
     }
 }

@@ -10,7 +10,7 @@ use serde::Serialize;
 
 /// The key of an event as text.
 fn key(event: &impl posthaste_core::Event) -> Option<String> {
-    event.key().map(|key| String::from_utf8(key.to_vec()).expect("these keys are text"))
+    event.key().map(|key| String::from_utf8_lossy(&key).into_owned())
 }
 
 fn codec<E: posthaste_core::Event>() -> &'static str {

@@ -229,7 +229,9 @@ impl State {
                     }
                     (Some(held), Some(name)) => {
                         let mut record = record.as_ref().clone();
-                        record.first_failed_at = record.first_failed_at.or(held.first_failed_at);
+                        // The group may have seen it fail before, on another member.
+                        let failures = [record.first_failed_at, held.first_failed_at];
+                        record.first_failed_at = failures.into_iter().flatten().min();
                         self.letters.push(name, record, held.message.clone());
                         group.ack(tag, turn);
                         true

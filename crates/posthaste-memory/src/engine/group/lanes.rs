@@ -156,7 +156,7 @@ impl Group {
             let (from, lane) = (owner.member, Arc::clone(&owner.lane));
             self.drains.insert((until, partition));
             if let Some(member) = self.member_mut(from) {
-                member.events.push_back(DriverEvent::LaneRevoked(lane));
+                member.hear_revoked(lane);
                 turn.wake(&member.port);
             }
         }
@@ -204,6 +204,20 @@ impl Group {
             if let Some(target) = target {
                 self.promise(partition, members[target], turn);
             }
+        }
+    }
+}
+
+impl Member {
+    /// What the member has not heard that it got, it need not hear that it lost. So its events are
+    /// bounded by the lanes it had and those it has.
+    fn hear_revoked(&mut self, lane: Arc<Lane>) {
+        let unheard = self.events.iter().position(
+            |event| matches!(event, DriverEvent::LaneAssigned(other) if Arc::ptr_eq(other, &lane)),
+        );
+        match unheard {
+            Some(at) => drop(self.events.remove(at)),
+            None => self.events.push_back(DriverEvent::LaneRevoked(lane)),
         }
     }
 }

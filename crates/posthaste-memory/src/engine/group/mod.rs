@@ -66,7 +66,7 @@ struct Member {
     id: u64,
     name: String,
     port: Arc<Port>,
-    /// Bounded by two for each partition and rebalance that the member has not heard of.
+    /// Lanes that come and go; at most two for each partition.
     events: VecDeque<DriverEvent>,
     /// The one lane of a plain topic.
     lane: Arc<Lane>,

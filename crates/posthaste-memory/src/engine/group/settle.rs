@@ -25,14 +25,10 @@ impl Group {
         }
     }
 
-    /// Gives the message back without fault: this delivery does not count. `false` if the lease
-    /// is lost.
+    /// Gives the message back without fault. `false` if the lease is lost.
     pub(crate) fn release(&mut self, tag: Tag, turn: &mut Turn) -> bool {
         if self.standing(tag) != Standing::Current {
             return false;
-        }
-        if let Some(held) = self.table.get_mut(tag.slot) {
-            held.attempts = held.attempts.saturating_sub(1);
         }
         self.end_lease(tag.slot, turn);
         true

@@ -55,7 +55,7 @@ pub(crate) struct Lease {
 #[derive(Debug)]
 pub(crate) struct Held {
     pub(crate) message: Message,
-    /// How often it was delivered; what was released does not count.
+    /// How often it was delivered.
     pub(crate) attempts: u32,
     pub(crate) first_failed_at: Option<Timestamp>,
     pub(crate) state: State,

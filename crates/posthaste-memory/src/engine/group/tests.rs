@@ -15,7 +15,7 @@ use crate::engine::log::Entry;
 const LEASE: Duration = Duration::from_secs(30);
 const PARTITIONS: u16 = 3;
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 enum Step {
     Publish { key: Option<u8>, delay: u64 },
     Fetch { member: usize, credit: usize },
@@ -173,7 +173,7 @@ impl World {
         let tag = convert::tag(&received.token);
         let record = &mut self.records[id];
         record.attempts += 1;
-        let (until, lane) = (self.now + LEASE, received.lane.clone());
+        let (until, lane) = (self.now + LEASE, Arc::clone(&received.lane));
         record.held = Some(Hold { member, tag, until, lane, drained: None });
         self.tags.push((id, member, tag));
     }
@@ -281,7 +281,6 @@ impl World {
                 assert_eq!(self.turn(|group, turn| group.release(tag, turn)), holds);
                 if holds {
                     self.records[id].held = None;
-                    self.records[id].attempts -= 1;
                 }
             }
             Step::Fail { delay, .. } => {
@@ -379,6 +378,19 @@ proptest! {
         }
         world.drain();
     }
+}
+
+/// A member that is never polled hears no more than it can use.
+#[test]
+fn unheard_events_are_bounded() {
+    let mut world = World::new(Layout::Ordered(6));
+    world.run(Step::Join);
+    for _ in 0..100 {
+        world.run(Step::Join);
+        world.run(Step::Leave { member: 1, how: Leave::Stopped });
+    }
+    let events = world.group.members[0].events.len();
+    assert!(events <= 12, "{events} events");
 }
 
 /// Joining and leaving moves no lane that need not move.

@@ -1,10 +1,11 @@
-//! The per-key gate: no delivery of a key passes while an earlier one is unsettled.
+//! The per-key gate: nothing of a key passes while an earlier one of it is out.
 //!
-//! A pure state machine. Keys are hashes; two keys that meet in one wait for each other.
+//! A pure state machine, used in both directions: entries of a window, deliveries of a
+//! subscription. Keys are hashes; two keys that meet in one wait for each other.
 
 use std::collections::{HashMap, VecDeque};
 
-/// Who waits behind whom. A key that is present has a delivery out.
+/// Who waits behind whom. A key that is present has one item out.
 #[derive(Debug)]
 pub(crate) struct KeyGate<T> {
     keys: HashMap<u64, VecDeque<T>>,
@@ -31,7 +32,7 @@ impl<T> KeyGate<T> {
         }
     }
 
-    /// The key's delivery is settled: returns the next one, which is out now.
+    /// The key's item is done with: returns the next one, which is out now.
     pub(crate) fn release(&mut self, key: u64) -> Option<T> {
         let next = self.keys.get_mut(&key)?.pop_front();
         if next.is_none() {
@@ -40,17 +41,42 @@ impl<T> KeyGate<T> {
         next
     }
 
-    /// Takes what waits behind the key's delivery, which stays out.
+    /// Takes what waits behind the key's item, which stays out.
     pub(crate) fn take_waiting(&mut self, key: u64) -> VecDeque<T> {
         self.keys.get_mut(&key).map(std::mem::take).unwrap_or_default()
     }
 
-    /// Takes everything that waits, of all keys.
+    /// Takes from what waits behind the key's item the first that fits, and all behind it; what
+    /// is out stays out.
+    pub(crate) fn take_from(&mut self, key: u64, fits: impl Fn(&T) -> bool) -> VecDeque<T> {
+        let Some(waiting) = self.keys.get_mut(&key) else { return VecDeque::new() };
+        let first = waiting.iter().position(fits).unwrap_or(waiting.len());
+        waiting.split_off(first)
+    }
+
+    /// Takes the first waiting item that fits, of any key.
+    pub(crate) fn take_one(&mut self, fits: impl Fn(&T) -> bool) -> Option<T> {
+        self.keys.values_mut().find_map(|waiting| {
+            let at = waiting.iter().position(&fits)?;
+            waiting.remove(at)
+        })
+    }
+
+    /// Takes everything that waits, of all keys, in no order between keys.
     pub(crate) fn take_all(&mut self) -> Vec<T> {
         self.keys.values_mut().flat_map(std::mem::take).collect()
     }
 }
 
+/// The hash of a key: FNV-1a over its parts. Two keys that meet in it wait for each other, and
+/// lose nothing but time.
+pub(crate) fn hash(parts: &[&[u8]]) -> u64 {
+    // A part's end counts, so that moving a byte from one part to the next changes the hash.
+    let bytes = parts.iter().flat_map(|part| part.iter().copied().map(u16::from).chain([0x100]));
+    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    })
+}
 #[cfg(test)]
 mod tests {
     use std::collections::HashMap;
