@@ -1,0 +1,158 @@
+//! What everything on one connection shares.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_nats::Client;
+use async_nats::jetstream::{self, ContextBuilder};
+use posthaste_core::{Durability, Layout, Result, TopicName, TopicSpec};
+use tokio::time::Instant;
+use tokio_util::task::TaskTracker;
+
+use crate::api::Api;
+use crate::binding::Binding;
+use crate::config::{Defaults, NatsConfig};
+use crate::error;
+use crate::link::Link;
+use crate::resend::Resends;
+use crate::route::Route;
+use crate::version::Version;
+
+/// How many publishes may wait for their confirmation. The client makes publishes wait beyond
+/// this, and batches that wait for each other would never end: core bounds each topic's window,
+/// and this is far above the sum of them.
+const MAX_ACK_INFLIGHT: usize = 1 << 20;
+
+/// One connection and what is known behind it.
+pub(crate) struct Hub {
+    pub(crate) client: Client,
+    pub(crate) jetstream: jetstream::Context,
+    pub(crate) api: Api,
+    pub(crate) link: Link,
+    pub(crate) defaults: Defaults,
+    pub(crate) request_timeout: Duration,
+    pub(crate) resends: Resends,
+    /// Tasks of this adapter; joined by `close`.
+    pub(crate) tasks: TaskTracker,
+    bindings: HashMap<TopicName, Arc<Binding>>,
+    topics: Mutex<HashMap<TopicName, Known>>,
+    closed: AtomicBool,
+}
+
+/// What was found of a topic, or said of it.
+#[derive(Debug, Clone)]
+pub(crate) struct Known {
+    pub(crate) layout: Layout,
+    pub(crate) queue: bool,
+    /// Whether its stream takes messages for later.
+    pub(crate) schedules: bool,
+    /// Whether its stream lets single messages outlive `max_age`.
+    pub(crate) message_ttl: bool,
+    pub(crate) max_age: Option<Duration>,
+    pub(crate) durability: Durability,
+    /// A stream that keeps messages only for consumers: when it was seen to have one.
+    pub(crate) interest: Option<Interest>,
+    /// What the application asked for, to create it again.
+    pub(crate) spec: Option<Arc<TopicSpec>>,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Interest {
+    pub(crate) consumers: usize,
+    pub(crate) seen: Instant,
+}
+
+impl Hub {
+    pub(crate) fn new(
+        client: Client,
+        link: Link,
+        config: &NatsConfig,
+        bindings: HashMap<TopicName, Binding>,
+    ) -> Self {
+        let builder = ContextBuilder::new()
+            .timeout(config.request_timeout)
+            .ack_timeout(config.request_timeout)
+            .max_ack_inflight(MAX_ACK_INFLIGHT);
+        let (jetstream, prefix) = match &config.domain {
+            Some(domain) => {
+                let with_domain = ContextBuilder::new().domain(domain);
+                let with_domain = with_domain
+                    .timeout(config.request_timeout)
+                    .ack_timeout(config.request_timeout)
+                    .max_ack_inflight(MAX_ACK_INFLIGHT);
+                (with_domain.build(client.clone()), format!("$JS.{domain}.API"))
+            }
+            None => (builder.build(client.clone()), "$JS.API".to_owned()),
+        };
+        let api = Api {
+            client: client.clone(),
+            link: link.clone(),
+            prefix,
+            timeout: config.request_timeout,
+        };
+        Self {
+            client,
+            jetstream,
+            api,
+            link,
+            defaults: config.defaults.clone(),
+            request_timeout: config.request_timeout,
+            resends: Resends::new(config.defaults.duplicate_window),
+            tasks: TaskTracker::new(),
+            bindings: bindings.into_iter().map(|(topic, b)| (topic, Arc::new(b))).collect(),
+            topics: Mutex::default(),
+            closed: AtomicBool::new(false),
+        }
+    }
+
+    pub(crate) fn route(&self, topic: &TopicName) -> Route {
+        Route { topic: topic.clone(), binding: self.bindings.get(topic).cloned() }
+    }
+
+    /// The version of the server that is connected now.
+    pub(crate) fn version(&self) -> Version {
+        Version::read(&self.client.server_info().version)
+    }
+
+    pub(crate) fn known(&self, topic: &TopicName) -> Option<Known> {
+        self.topics().get(topic).cloned()
+    }
+
+    /// Remembers what was found. What the application asked for is kept.
+    pub(crate) fn learn(&self, topic: &TopicName, mut known: Known) {
+        let mut topics = self.topics();
+        if known.spec.is_none() {
+            known.spec = topics.get(topic).and_then(|before| before.spec.clone());
+        }
+        topics.insert(topic.clone(), known);
+    }
+
+    pub(crate) fn forget(&self, topic: &TopicName) {
+        self.topics().remove(topic);
+    }
+
+    fn topics(&self) -> std::sync::MutexGuard<'_, HashMap<TopicName, Known>> {
+        // Nothing panics while it is held but an allocation that failed.
+        self.topics.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// # Errors
+    /// `Closed` after [`shut`](Self::shut).
+    pub(crate) fn open(&self) -> Result<()> {
+        if self.closed.load(Ordering::Acquire) { Err(error::closed()) } else { Ok(()) }
+    }
+
+    /// Takes nothing new. Returns whether it was open.
+    pub(crate) fn shut(&self) -> bool {
+        !self.closed.swap(true, Ordering::AcqRel)
+    }
+}
+
+impl fmt::Debug for Hub {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Hub").field("link", &self.link).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,42 @@
+#![doc = include_str!("docs.md")]
+
+mod address;
+mod admin;
+mod api;
+mod arrival;
+mod binding;
+mod broker;
+mod config;
+mod connect;
+mod convert;
+mod core;
+mod credit;
+mod dead_letter;
+mod driver;
+mod error;
+mod fetch;
+mod groups;
+mod hub;
+mod lease;
+mod lifecycle;
+mod link;
+mod link_watch;
+mod loss;
+mod names;
+mod publish;
+mod pull;
+mod repair;
+mod reply;
+mod resend;
+mod route;
+mod schedule;
+mod settle;
+mod source;
+mod subscribe;
+mod topology;
+mod version;
+
+pub use self::core::NatsCoreBroker;
+pub use binding::Binding;
+pub use broker::{NatsBroker, NatsNative};
+pub use config::{NatsConfig, Storage};

@@ -1,0 +1,59 @@
+//! What servers of which version can do.
+//!
+//! Old servers ignore what they do not know and say nothing, so that every newer feature is asked
+//! for only where the version allows it, and what was created is compared with what was asked.
+
+use std::fmt;
+
+/// The version of a server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Version(u16, u16, u16);
+
+impl Version {
+    /// The oldest that is supported: consumers are created by name.
+    pub(crate) const OLDEST: Self = Self(2, 9, 0);
+    /// Streams and consumers carry metadata; creating a consumer does not change an existing one.
+    pub(crate) const METADATA: Self = Self(2, 10, 0);
+    /// Messages have a time to live of their own, or none.
+    pub(crate) const MESSAGE_TTL: Self = Self(2, 11, 0);
+    /// Messages are stored for later.
+    pub(crate) const SCHEDULES: Self = Self(2, 12, 0);
+
+    /// Reads the version a server names. What cannot be read is taken for the oldest.
+    pub(crate) fn read(text: &str) -> Self {
+        let mut numbers = text.trim_start_matches('v').split(['.', '-', '+']);
+        let mut next = || numbers.next().and_then(|number| number.parse().ok());
+        match (next(), next()) {
+            (Some(major), Some(minor)) => Self(major, minor, next().unwrap_or(0)),
+            _ => Self::OLDEST,
+        }
+    }
+}
+
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}.{}", self.0, self.1, self.2)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_and_compares() {
+        for (text, version) in [
+            ("2.9.10", Version(2, 9, 10)),
+            ("v2.12.0-RC.3", Version(2, 12, 0)),
+            ("2.11.0-dev", Version(2, 11, 0)),
+            ("3.0", Version(3, 0, 0)),
+            ("", Version::OLDEST),
+            ("nightly", Version::OLDEST),
+        ] {
+            assert_eq!(Version::read(text), version, "{text}");
+        }
+        assert!(Version::read("2.9.10") < Version::METADATA);
+        assert!(Version::read("2.10.27") >= Version::METADATA);
+        assert!(Version::read("2.15.2") >= Version::SCHEDULES);
+    }
+}
