@@ -1,0 +1,24 @@
+#![doc = include_str!("../README.md")]
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
+mod connect;
+pub mod prelude;
+
+pub use connect::{builder, connect, from_env};
+pub use posthaste_core::*;
+pub use posthaste_derive::Event;
+
+/// The in-process broker, for tests and for programs that need no other process.
+#[doc(inline)]
+pub use posthaste_memory as memory;
+
+/// The adapter for NATS JetStream.
+#[cfg(feature = "nats")]
+#[cfg_attr(docsrs, doc(cfg(feature = "nats")))]
+#[doc(inline)]
+pub use posthaste_nats as nats;
+
+/// For types that derive `Serialize` and `Deserialize` without a dependency on `serde` of their
+/// own: `#[serde(crate = "posthaste::serde")]`.
+#[doc(no_inline)]
+pub use serde;

@@ -1,0 +1,89 @@
+//! Connecting by URL: which broker a scheme is, and what is said of a URL that is wrong.
+
+use std::time::Duration;
+
+use posthaste::ErrorKind::{self, Invalid};
+use posthaste::{Error, Health};
+
+/// The error of `connect`, within a deadline, and through `builder` too.
+async fn refused(url: &str) -> Error {
+    let connecting = tokio::time::timeout(Duration::from_secs(10), posthaste::connect(url));
+    let error = connecting.await.expect("it ends soon").expect_err(url);
+    let same = posthaste::builder(url).await.expect_err(url);
+    assert_eq!(error.to_string(), same.to_string());
+    error
+}
+
+#[tokio::test]
+async fn memory_is_always_there() {
+    for url in ["memory://", "memory://tests", "memory://tests?max_messages=10"] {
+        let bus = posthaste::connect(url).await.expect(url);
+        assert_eq!(bus.capabilities(None).expect("no topic is named").broker, "memory");
+        assert!(matches!(bus.health().await, Ok(Health::Live)));
+        bus.close(Duration::from_secs(5)).await.expect("nothing is open");
+    }
+}
+
+#[tokio::test]
+async fn a_builder_takes_what_is_in_no_url() {
+    let builder = posthaste::builder("memory://").await.expect("it is memory");
+    let bus = builder.source("/shop").build().expect("the source is fine");
+    assert!(format!("{bus:?}").contains("/shop"));
+}
+
+#[tokio::test]
+async fn a_wrong_url_is_told_apart_and_shows_no_secret() {
+    let cases: &[(&str, ErrorKind, &str)] = &[
+        ("", Invalid, "no scheme"),
+        ("localhost:4222", Invalid, "no scheme"),
+        ("://localhost", Invalid, "no scheme"),
+        ("hunter2@localhost", Invalid, "no scheme"),
+        ("user:hunter2@nats://localhost", Invalid, "no scheme"),
+        ("na ts://user:hunter2@localhost", Invalid, "no scheme"),
+        ("carrierpigeon://user:hunter2@localhost", Invalid, "carrierpigeon"),
+        ("memory://user:hunter2@tests", Invalid, "memory"),
+        ("memory://tests?max_message=1", Invalid, "max_message"),
+        ("memory://tests/path", Invalid, "memory"),
+    ];
+    for (url, kind, says) in cases {
+        let error = refused(url).await;
+        assert_eq!(error.kind(), *kind, "{url}: {error}");
+        let report = format!("{error:?}");
+        assert!(report.contains(says), "{url}: {report}");
+        assert!(!report.contains("hunter2") && !report.contains("user"), "{url}: {report}");
+    }
+}
+
+#[tokio::test]
+async fn an_unknown_scheme_lists_the_known_ones() {
+    for url in ["carrierpigeon://localhost", "localhost"] {
+        let text = refused(url).await.to_string();
+        for scheme in ["memory://", "nats://", "tls://"] {
+            assert!(text.contains(scheme), "{text}");
+        }
+    }
+}
+
+#[cfg(not(feature = "nats"))]
+#[tokio::test]
+async fn a_broker_whose_feature_is_off_names_the_feature() {
+    for scheme in ["nats", "tls"] {
+        let error = refused(&format!("{scheme}://user:hunter2@localhost:1")).await;
+        assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+        let report = format!("{error:?}");
+        assert!(report.contains("features = [\"nats\"]"), "{report}");
+        assert!(!report.contains("hunter2"), "{report}");
+    }
+}
+
+#[cfg(feature = "nats")]
+#[tokio::test]
+async fn an_absent_server_is_a_connection_error_without_the_password() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let port = listener.local_addr().expect("it is bound").port();
+    drop(listener);
+    let error = refused(&format!("nats://user:hunter2@127.0.0.1:{port}")).await;
+    assert!(matches!(error.kind(), ErrorKind::Connection | ErrorKind::Timeout), "{error}");
+    let report = format!("{error:?}");
+    assert!(!report.contains("hunter2"), "{report}");
+}
