@@ -1,0 +1,99 @@
+//! P13: the lease is kept while the handler runs, and a lost one cancels it before anybody else
+//! begins.
+
+use posthaste_core::{Layout, SubscriptionEvent};
+
+use crate::case::cases;
+use crate::failure::{Outcome, ensure, ensure_eq};
+use crate::receive::{self, nothing, one};
+use crate::scene::Scene;
+use crate::seam::{Member, create, request};
+use crate::send::{ends, numbered, publish, send};
+
+cases![P13;
+    Claim a_slow_handler_keeps_its_delivery;
+    Claim a_hanging_handler_is_cancelled_before_another_begins;
+    Edge an_application_can_prolong_beyond_the_limit;
+    Edge an_extended_lease_runs_from_then;
+];
+
+/// Three leases long, while another member would take it.
+async fn a_slow_handler_keeps_its_delivery(scene: &Scene) -> Outcome {
+    let (slow, waiting) = (scene.bus().await?, scene.bus().await?);
+    let (topic, group) = (scene.topic(), scene.group("a"));
+    let lease = scene.lease();
+    let mut inbox = slow.subscribe(&topic).group(&group).lease(lease).prefetch(1).start().await?;
+    publish(&slow.publisher(&topic)?, 0..1).await?;
+    let held = one(&mut inbox, scene.patience()).await?;
+    let mut other = waiting.subscribe(&topic).group(&group).lease(lease).start().await?;
+    nothing(&mut other, lease * 3 + scene.quiet()).await?;
+    ensure!(!held.is_lost(), "the lease was lost under its handler");
+    held.ack_confirmed().await?;
+    nothing(&mut other, lease + scene.quiet()).await
+}
+
+/// It is held beyond `max_handling`. Its holder hears of it, by the delivery and by an event, no
+/// later than another member has it.
+async fn a_hanging_handler_is_cancelled_before_another_begins(scene: &Scene) -> Outcome {
+    let (hanging, waiting) = (scene.bus().await?, scene.bus().await?);
+    let (topic, group) = (scene.topic(), scene.group("a"));
+    let lease = scene.lease();
+    let inbox = hanging.subscribe(&topic).group(&group).lease(lease).max_handling(lease * 2);
+    let mut inbox = inbox.prefetch(1).start().await?;
+    let mut events = inbox.events();
+    publish(&hanging.publisher(&topic)?, 0..1).await?;
+    let held = one(&mut inbox, scene.patience()).await?;
+    let mut other = waiting.subscribe(&topic).group(&group).lease(lease).start().await?;
+    let again = one(&mut other, scene.patience()).await?;
+    ensure!(held.is_lost(), "another member has it, and its holder was not told");
+    ends("waiting for a lost lease", scene.quiet(), held.lost()).await?;
+    let id = receive::event(&mut events, scene.patience(), "a lost lease", |event| match event {
+        SubscriptionEvent::LeaseLost { id } => Some(id),
+        _ => None,
+    });
+    ensure_eq!(id.await?, held.id(), "the message of the event");
+    ensure!(inbox.stats().leases_lost >= 1, "it is counted");
+    again.ack_confirmed().await?;
+    Ok(())
+}
+
+async fn an_application_can_prolong_beyond_the_limit(scene: &Scene) -> Outcome {
+    let (slow, waiting) = (scene.bus().await?, scene.bus().await?);
+    let (topic, group) = (scene.topic(), scene.group("a"));
+    let lease = scene.lease();
+    let inbox = slow.subscribe(&topic).group(&group).lease(lease).max_handling(lease);
+    let mut inbox = inbox.prefetch(1).start().await?;
+    publish(&slow.publisher(&topic)?, 0..1).await?;
+    let held = one(&mut inbox, scene.patience()).await?;
+    let mut other = waiting.subscribe(&topic).group(&group).lease(lease).start().await?;
+    for _ in 0..8 {
+        nothing(&mut other, lease / 3).await?;
+        held.extend().await?;
+    }
+    ensure!(!held.is_lost(), "it was prolonged, and lost");
+    held.ack_confirmed().await?;
+    nothing(&mut other, lease + scene.quiet()).await
+}
+
+/// By the adapter's own call, without core's timer: extended leases hold, the other ends.
+async fn an_extended_lease_runs_from_then(scene: &Scene) -> Outcome {
+    let broker = scene.broker().await?;
+    let (topic, group) = (scene.topic_name()?, scene.group_name("a")?);
+    let to = create(&*broker, &topic, Layout::Plain).await?;
+    let lease = scene.lease();
+    let mut holder = Member::join(&*broker, request(&topic, &group, "holder", lease)).await?;
+    send(&*broker, &to, (0..2).map(numbered).collect()).await?;
+    ensure_eq!(holder.lease(), lease, "the lease of a new group");
+    let held = holder.take(2, scene.patience()).await?;
+    let mut other = Member::join(&*broker, request(&topic, &group, "other", lease)).await?;
+    let mut taken = Vec::new();
+    for _ in 0..8 {
+        taken.extend(other.listen(1, lease / 3).await?);
+        let extended = holder.extend(&[&held[0]]).await?;
+        ensure!(extended.lost.is_empty(), "a lease was lost although it was prolonged in time");
+    }
+    let ids: Vec<&str> = taken.iter().map(|received| received.envelope.id()).collect();
+    ensure!(!ids.contains(&held[0].envelope.id()), "the prolonged one was given away: {ids:?}");
+    ensure!(ids.contains(&held[1].envelope.id()), "the other one was not given away: {ids:?}");
+    holder.ack(&held[0]).await
+}

@@ -1,0 +1,123 @@
+//! P28: a member that joins or leaves moves only what it must.
+
+use posthaste_core::{Delivery, Order, SubscriptionEvent, TopicConfig};
+
+use crate::case::cases;
+use crate::failure::{Failed, Outcome, ensure, ensure_eq};
+use crate::order::{enqueue, interleaved, keys};
+use crate::receive::{distinct, nothing, numbers, settle_all, take};
+use crate::scene::Scene;
+use crate::send::{publish, topic_with, up_to};
+
+cases![P28;
+    Claim a_member_that_joins_takes_nothing_from_the_others;
+    Claim a_member_that_leaves_disturbs_nobody;
+    Edge a_joining_member_moves_no_more_lanes_than_it_gets when |can| can.order.is_kept();
+];
+
+/// What the first holds stays with it, and is with nobody else.
+async fn a_member_that_joins_takes_nothing_from_the_others(scene: &Scene) -> Outcome {
+    let (one, two) = (scene.bus().await?, scene.bus().await?);
+    let (topic, group) = (scene.topic(), scene.group("a"));
+    let lease = scene.lease();
+    let member = one.subscribe(&topic).group(&group).prefetch(10).lease(lease);
+    let mut first = member.start().await?;
+    publish(&one.publisher(&topic)?, 0..20).await?;
+    let held = take(&mut first, 10, scene.patience()).await?;
+
+    let mut second = two.subscribe(&topic).group(&group).lease(lease).start().await?;
+    let others = take(&mut second, 10, scene.patience()).await?;
+    let mut all = numbers(&held)?;
+    all.extend(numbers(&others)?);
+    ensure_eq!(distinct(&all)?, up_to(20), "what both members hold");
+    // Longer than a lease, which is kept on both sides.
+    nothing(&mut second, lease * 2 + scene.quiet()).await?;
+    ensure!(!held.iter().any(Delivery::is_lost), "the first member lost a delivery");
+    settle_all(held).await?;
+    settle_all(others).await?;
+    nothing(&mut second, scene.quiet()).await
+}
+
+/// What it held comes to the member that stays; what that one holds stays with it.
+async fn a_member_that_leaves_disturbs_nobody(scene: &Scene) -> Outcome {
+    let (one, two) = (scene.bus().await?, scene.bus().await?);
+    let (topic, group) = (scene.topic(), scene.group("a"));
+    topic_with(&one, &topic, &[&group]).await?;
+    publish(&one.publisher(&topic)?, 0..20).await?;
+    let member = |bus: &posthaste_core::Bus| bus.subscribe(&topic).group(&group);
+    let mut staying = member(&one).prefetch(30).start().await?;
+    let mut held = take(&mut staying, 10, scene.patience()).await?;
+    let mut leaving = member(&two).prefetch(10).start().await?;
+    // It takes what the first has not fetched, which may be nothing.
+    let theirs = crate::receive::rest(&mut leaving, scene.quiet()).await?;
+    drop(theirs);
+    leaving.stop(scene.patience()).await?;
+    held.extend(take(&mut staying, 10, scene.patience()).await?);
+    ensure_eq!(distinct(&numbers(&held)?)?, up_to(20), "what the member that stays has");
+    ensure!(!held.iter().any(Delivery::is_lost), "it lost a delivery");
+    settle_all(held).await?;
+    nothing(&mut staying, scene.quiet()).await
+}
+
+/// Four lanes with one member; a second one gets at most two of them, and when it leaves, the
+/// first keeps what it has.
+async fn a_joining_member_moves_no_more_lanes_than_it_gets(scene: &Scene) -> Outcome {
+    let (one, two) = (scene.bus().await?, scene.bus().await?);
+    let (topic, group) = (scene.topic(), scene.group("a"));
+    one.ensure(TopicConfig::new(&topic).ordered(4).group(&group)).await?;
+    let ordered = |bus: &posthaste_core::Bus| {
+        bus.subscribe(&topic).group(&group).order(Order::PerKey).start()
+    };
+    let mut first = ordered(&one).await?;
+    let mut events = first.events();
+    let publisher = one.publisher(&topic)?;
+    enqueue(&publisher, interleaved(&keys(16), 0..2)).await?;
+    for _ in 0..32 {
+        crate::receive::one(&mut first, scene.patience()).await?.ack().await?;
+    }
+    let mut second = ordered(&two).await?;
+    enqueue(&publisher, interleaved(&keys(16), 2..4)).await?;
+    both(scene, &mut first, &mut second, 32).await?;
+    let revoked = revoked(&mut events).await?;
+    ensure!(revoked <= 2, "{revoked} of four lanes were revoked for a second member");
+
+    second.stop(scene.patience()).await?;
+    enqueue(&publisher, interleaved(&keys(16), 4..6)).await?;
+    for _ in 0..32 {
+        crate::receive::one(&mut first, scene.patience()).await?.ack().await?;
+    }
+    let revoked = self::revoked(&mut events).await?;
+    ensure_eq!(revoked, 0, "lanes that were revoked because another member left");
+    Ok(())
+}
+
+async fn both(
+    scene: &Scene,
+    first: &mut posthaste_core::Subscription,
+    second: &mut posthaste_core::Subscription,
+    count: usize,
+) -> Outcome {
+    let work = async {
+        for _ in 0..count {
+            let delivery = tokio::select! {
+                Some(delivery) = first.next() => delivery?,
+                Some(delivery) = second.next() => delivery?,
+                else => return Err(Failed::new("a member ended")),
+            };
+            delivery.ack().await?;
+        }
+        Ok(())
+    };
+    crate::send::ends("handling by two members", scene.patience(), work).await?
+}
+
+/// How many lanes were revoked by the events that wait to be read.
+async fn revoked(events: &mut posthaste_core::Events) -> Outcome<usize> {
+    let mut count = 0;
+    while let Ok(Some(event)) =
+        tokio::time::timeout(std::time::Duration::from_millis(50), events.next()).await
+    {
+        count += usize::from(matches!(event, SubscriptionEvent::LaneRevoked { .. }));
+    }
+    Ok(count)
+}

@@ -1,0 +1,93 @@
+//! Which brokers are there, which are not, and which had to be.
+
+use std::env;
+use std::sync::Arc;
+use std::time::Duration;
+
+use posthaste_conformance::Harness;
+use posthaste_core::{Capabilities, Result};
+use tokio::time::Instant;
+
+use crate::{memory, nats};
+
+/// A broker that answers, and what it can do.
+#[derive(Debug, Clone)]
+pub(crate) struct Found {
+    pub(crate) harness: Arc<dyn Harness>,
+    pub(crate) can: Arc<Capabilities>,
+}
+
+/// A broker that is not there.
+#[derive(Debug, Clone)]
+pub(crate) struct Missing {
+    /// What it is called on the command line.
+    pub(crate) id: String,
+    pub(crate) why: String,
+    /// Whether it was named as one that must not be missing.
+    pub(crate) required: bool,
+}
+
+/// What this binary knows: the id, and how to get a harness.
+type Known = (&'static str, fn() -> std::result::Result<Arc<dyn Harness>, String>);
+
+const KNOWN: &[Known] = &[
+    ("memory", memory::harness),
+    ("nats", || nats::harness("nats")),
+    ("nats@2.9", || nats::harness("nats@2.9")),
+];
+
+/// Looks for every broker that is asked for.
+pub(crate) fn find() -> (Vec<Found>, Vec<Missing>) {
+    let only = variable("POSTHASTE_ONLY");
+    let required = variable("POSTHASTE_REQUIRE_BROKERS").unwrap_or_default();
+    let required: Vec<&str> =
+        required.split(',').map(str::trim).filter(|name| !name.is_empty()).collect();
+    let (mut found, mut missing) = (Vec::new(), Vec::new());
+    for (id, harness) in KNOWN {
+        if only.as_deref().is_some_and(|only| !is_called(id, only)) {
+            continue;
+        }
+        match harness().and_then(probe) {
+            Ok(broker) => found.push(broker),
+            Err(why) => missing.push(Missing {
+                id: (*id).to_owned(),
+                why,
+                required: required.iter().any(|name| is_called(id, name)) || only.is_some(),
+            }),
+        }
+    }
+    // A name that nothing here has is missing as well.
+    let asked = required.iter().copied().chain(only.as_deref());
+    for name in asked.filter(|name| !KNOWN.iter().any(|(id, _)| is_called(id, name))) {
+        let why = "this binary has no such broker".to_owned();
+        missing.push(Missing { id: name.to_owned(), why, required: true });
+    }
+    (found, missing)
+}
+
+/// Whether that is a name of this broker: its id, or a longer version of it.
+fn is_called(id: &str, name: &str) -> bool {
+    let longer = || name.strip_prefix(id).is_some_and(|rest| rest.starts_with('.'));
+    id == name || (id.contains('@') && longer())
+}
+
+/// Connects once, so that what does not answer is not there.
+fn probe(harness: Arc<dyn Harness>) -> std::result::Result<Found, String> {
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+    let runtime = runtime.map_err(|error| error.to_string())?;
+    let asked: Result<Arc<Capabilities>> = runtime.block_on(async {
+        let broker = harness.connect().await?;
+        let can = broker.capabilities(None);
+        broker.close(Instant::now() + Duration::from_secs(5)).await?;
+        Ok(can)
+    });
+    runtime.shutdown_background();
+    let can = asked.map_err(|error| error.to_string())?;
+    Ok(Found { harness, can })
+}
+
+/// The value of an environment variable; empty counts as unset.
+pub(crate) fn variable(name: &str) -> Option<String> {
+    env::var(name).ok().filter(|value| !value.is_empty())
+}

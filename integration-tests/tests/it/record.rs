@@ -1,0 +1,28 @@
+//! What `cargo xtask brokers up` left about the brokers that it started.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+/// A broker that was started for development, as far as tests need to know.
+#[derive(Debug, Clone, Deserialize)]
+pub(crate) struct Record {
+    pub(crate) version: String,
+    pub(crate) url: String,
+    /// The server's executable, for private instances.
+    pub(crate) program: PathBuf,
+}
+
+/// `target/brokers` of this workspace.
+pub(crate) fn dir() -> PathBuf {
+    let package = Path::new(env!("CARGO_MANIFEST_DIR"));
+    package.parent().unwrap_or(package).join("target").join("brokers")
+}
+
+/// The record of a broker, by its id: `nats`, `nats@2.9`.
+pub(crate) fn read(id: &str) -> Result<Record, String> {
+    let path = dir().join(format!("{id}.json"));
+    let text = fs::read(&path).map_err(|_| "it is not up (cargo xtask brokers up)".to_owned())?;
+    serde_json::from_slice(&text).map_err(|error| format!("{}: {error}", path.display()))
+}

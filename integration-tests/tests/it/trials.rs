@@ -1,0 +1,119 @@
+//! From brokers and cases to trials.
+
+use std::sync::Arc;
+
+use libtest_mimic::{Failed, Trial};
+use posthaste_conformance::sabotage::{self, Mutant};
+use posthaste_conformance::{Case, Feature, Harness, Kind, Pace, Refusing, cases, play};
+
+use crate::brokers::{Found, Missing, variable};
+use crate::ran::Ran;
+
+/// Everything that can be run.
+pub(crate) fn all(found: &[Found], missing: &[Missing], ran: &Ran) -> Vec<Trial> {
+    let mut trials: Vec<Trial> = missing.iter().map(absent).collect();
+    for broker in found {
+        trials.extend(conformance(broker, ran));
+        trials.extend(mutants(broker));
+        trials.push(harmless(broker));
+    }
+    let memory = found.iter().find(|broker| broker.harness.name() == "memory");
+    trials.extend(memory.into_iter().flat_map(refusals));
+    trials
+}
+
+/// A broker that is not there: a failure if it had to be, else ignored by name.
+fn absent(missing: &Missing) -> Trial {
+    let why = missing.why.clone();
+    let name = format!("{}::is_there", missing.id);
+    let trial = Trial::test(name, move || Err(Failed::from(format!("it is required: {why}"))));
+    trial.with_ignored_flag(!missing.required)
+}
+
+fn conformance(broker: &Found, ran: &Ran) -> Vec<Trial> {
+    let applies = |case: &Case| case.applies(&broker.can);
+    let all = cases::all().into_iter().filter(applies);
+    all.map(|case| {
+        let (harness, ran) = (Arc::clone(&broker.harness), ran.clone());
+        let name = format!("{}::{}", harness.name(), case.path());
+        let can_run = case.needed().iter().all(|need| harness.offers().contains(need));
+        let trial = Trial::test(name, move || {
+            ran.note(harness.name());
+            run(async { play(&case, &harness, Pace::STEADY, seed()).await })?
+                .map_err(|report| Failed::from(report.to_string()))
+        });
+        // What the harness cannot break here stays in the list.
+        trial.with_ignored_flag(!can_run)
+    })
+    .collect()
+}
+
+/// The decorator that carries the mutants does nothing by itself.
+fn harmless(broker: &Found) -> Trial {
+    let name = format!("{}::sabotage::{}", broker.harness.name(), Mutant::Nothing);
+    let broker = broker.clone();
+    Trial::test(name, move || {
+        let played = run(sabotage::harmless(&broker.harness, &broker.can, seed()))?;
+        played.map(drop).map_err(|reports| {
+            let reports: Vec<String> = reports.iter().map(ToString::to_string).collect();
+            Failed::from(reports.join("\n"))
+        })
+    })
+}
+
+/// Each mutant is noticed by a case of its promise.
+fn mutants(broker: &Found) -> Vec<Trial> {
+    let applies = |mutant: &&Mutant| mutant.applies(&broker.can, broker.harness.offers());
+    Mutant::ALL
+        .iter()
+        .filter(applies)
+        .map(|mutant| {
+            let (broker, mutant) = (broker.clone(), *mutant);
+            let name = format!("{}::sabotage::{mutant}", broker.harness.name());
+            Trial::test(name, move || {
+                let hunted = sabotage::hunt(mutant, &broker.harness, &broker.can, seed());
+                match run(hunted)? {
+                    Ok(caught) => {
+                        println!("{mutant}: caught by {caught}");
+                        Ok(())
+                    }
+                    Err(survived) => Err(Failed::from(survived)),
+                }
+            })
+        })
+        .collect()
+}
+
+/// Every denial case, on the in-process broker without that feature.
+fn refusals(memory: &Found) -> Vec<Trial> {
+    let denials = cases::all().into_iter().filter_map(|case| match case.kind() {
+        Kind::Denial(feature) => Some((case, feature)),
+        _ => None,
+    });
+    denials
+        .map(|(case, feature): (Case, Feature)| {
+            let harness: Arc<dyn Harness> = Refusing::harness(Arc::clone(&memory.harness), feature);
+            let name = format!("memory::refused::{}", case.path());
+            Trial::test(name, move || {
+                run(async { play(&case, &harness, Pace::STEADY, seed()).await })?
+                    .map_err(|report| Failed::from(report.to_string()))
+            })
+        })
+        .collect()
+}
+
+/// Runs one trial on a runtime of its own, so that trials share no worker.
+fn run<T>(trial: impl Future<Output = T>) -> Result<T, Failed> {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    let runtime = builder.worker_threads(2).enable_all().build()?;
+    let outcome = runtime.block_on(trial);
+    // Tasks of a case that failed may hang: they are nobody's to wait for.
+    runtime.shutdown_background();
+    Ok(outcome)
+}
+
+/// What all chance of a trial comes from.
+fn seed() -> u64 {
+    let given = variable("POSTHASTE_SEED").and_then(|text| text.parse().ok());
+    given.unwrap_or_else(|| fastrand::u64(..))
+}
