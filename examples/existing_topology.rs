@@ -77,9 +77,12 @@ mod on_nats {
         println!("binding    orders is a stream that was there before; in it {}", seen.join(", "));
 
         inbox.stop(Duration::from_secs(10)).await?;
-        bound.admin().delete_group(&topic, "billing").await?;
         bound.close(Duration::from_secs(10)).await?;
-        native.jetstream.delete_stream(&name).await?;
+        // What the library needs besides, it keeps beside the bound stream.
+        let beside = ["private", "billing__dlq"].map(|part| format!("{topic}__{part}"));
+        for stream in beside.iter().chain([&name]) {
+            native.jetstream.delete_stream(stream).await?;
+        }
         Ok(())
     }
 

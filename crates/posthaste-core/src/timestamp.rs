@@ -25,6 +25,9 @@ use crate::{Error, Result};
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp(i64);
 
+/// As long as `9999-12-31T23:59:59.999999999+00:00` at most.
+const LONGEST_TEXT: usize = 35;
+
 impl Timestamp {
     /// The earliest time that can be written: 0001-01-01T00:00:00Z.
     pub const MIN: Self = Self(-62_135_596_800_000_000);
@@ -102,11 +105,14 @@ impl std::ops::Sub<Duration> for Timestamp {
 
 impl fmt::Display for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let text = OffsetDateTime::from_unix_timestamp_nanos(i128::from(self.0) * 1_000)
-            .ok()
-            .and_then(|time| time.format(&Rfc3339).ok())
-            .ok_or(fmt::Error)?;
-        f.write_str(&text)
+        let time = OffsetDateTime::from_unix_timestamp_nanos(i128::from(self.0) * 1_000);
+        // On the stack: every envelope that is built writes its time.
+        let mut text = [0; LONGEST_TEXT];
+        let mut rest = &mut text[..];
+        time.map_err(|_| fmt::Error)?.format_into(&mut rest, &Rfc3339).map_err(|_| fmt::Error)?;
+        let length = LONGEST_TEXT - rest.len();
+        let text = text.get(..length).and_then(|text| std::str::from_utf8(text).ok());
+        f.write_str(text.ok_or(fmt::Error)?)
     }
 }
 

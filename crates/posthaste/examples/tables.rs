@@ -15,8 +15,9 @@ async fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
     let memory = posthaste::connect("memory://").await?.capabilities(None)?;
     let columns = [
         ("memory", memory),
-        ("NATS JetStream, server 2.12 or later", nats("2.12.0").await?),
-        ("NATS JetStream, server 2.9 to 2.11", nats("2.9.0").await?),
+        ("NATS JetStream, server 2.12 or later", nats("nats", "2.12.0").await?),
+        ("NATS JetStream, server 2.9 to 2.11", nats("nats", "2.9.0").await?),
+        ("NATS without JetStream", nats("nats-core", "2.12.0").await?),
     ];
     println!("{}", serde_json::json!({ "parity": parity(&columns) }));
     Ok(())
@@ -45,7 +46,7 @@ fn cell(support: &Support) -> String {
 }
 
 /// What the adapter says it can do with a server of that version.
-async fn nats(version: &'static str) -> Result<Arc<Capabilities>> {
+async fn nats(scheme: &str, version: &'static str) -> Result<Arc<Capabilities>> {
     let listener = TcpListener::bind("127.0.0.1:0").map_err(broken)?;
     let address = listener.local_addr().map_err(broken)?;
     std::thread::spawn(move || {
@@ -54,7 +55,7 @@ async fn nats(version: &'static str) -> Result<Arc<Capabilities>> {
             let _ = say_hello(stream, version);
         }
     });
-    posthaste::connect(&format!("nats://{address}")).await?.capabilities(None)
+    posthaste::connect(&format!("{scheme}://{address}")).await?.capabilities(None)
 }
 
 fn say_hello(mut stream: TcpStream, version: &str) -> std::io::Result<()> {

@@ -76,6 +76,7 @@ pub async fn builder(url: &str) -> Result<BusBuilder> {
     let broker = match scheme(url)? {
         "memory" => memory(url)?,
         "nats" | "tls" => nats(url).await?,
+        "nats-core" => nats_core(url).await?,
         other => return Err(unknown(other)),
     };
     Ok(Bus::shared(broker))
@@ -91,8 +92,19 @@ async fn nats(url: &str) -> Result<Arc<dyn Broker>> {
     Ok(Arc::new(NatsBroker::connect(NatsConfig::from_url(url)?).await?))
 }
 
+#[cfg(feature = "nats")]
+async fn nats_core(url: &str) -> Result<Arc<dyn Broker>> {
+    use posthaste_nats::{NatsConfig, NatsCoreBroker};
+    Ok(Arc::new(NatsCoreBroker::connect(NatsConfig::from_url(url)?).await?))
+}
+
 #[cfg(not(feature = "nats"))]
 async fn nats(_: &str) -> Result<Arc<dyn Broker>> {
+    Err(switched_off("nats"))
+}
+
+#[cfg(not(feature = "nats"))]
+async fn nats_core(_: &str) -> Result<Arc<dyn Broker>> {
     Err(switched_off("nats"))
 }
 
@@ -107,7 +119,7 @@ fn scheme(url: &str) -> Result<&str> {
     if fine { Ok(scheme) } else { Err(missing()) }
 }
 
-const KNOWN: &str = "known are memory://, nats:// and tls://";
+const KNOWN: &str = "known are memory://, nats://, tls:// and nats-core://";
 
 #[cold]
 fn unknown(scheme: &str) -> Error {

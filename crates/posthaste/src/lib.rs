@@ -12,7 +12,7 @@ pub use posthaste_derive::Event;
 #[doc(inline)]
 pub use posthaste_memory as memory;
 
-/// The adapter for NATS JetStream.
+/// The adapters for NATS: JetStream, and NATS without it for what may be lost.
 #[cfg(feature = "nats")]
 #[cfg_attr(docsrs, doc(cfg(feature = "nats")))]
 #[doc(inline)]

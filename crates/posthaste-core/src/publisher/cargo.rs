@@ -40,7 +40,8 @@ pub(super) struct Cargo {
 /// What resolved entries give back.
 #[derive(Debug, Default)]
 pub(super) struct Landed {
-    pub(super) epochs: SmallVec<[u64; 1]>,
+    /// How many of which epoch.
+    pub(super) epochs: SmallVec<[(u64, usize); 1]>,
     pub(super) bytes: usize,
     pub(super) keys: SmallVec<[u64; 1]>,
 }
@@ -55,6 +56,12 @@ impl Cargo {
     pub(super) fn load(&mut self, Entry { envelope, ticket, send: _ }: Entry) {
         self.envelopes.push(envelope);
         self.tickets.push(ticket);
+    }
+
+    /// Makes room for that many in all.
+    pub(super) fn reserve(&mut self, entries: usize) {
+        self.envelopes.reserve(entries.saturating_sub(self.envelopes.len()));
+        self.tickets.reserve(entries.saturating_sub(self.tickets.len()));
     }
 
     pub(super) fn bytes(&self) -> usize {
@@ -170,11 +177,14 @@ impl Cargo {
 
 impl Landed {
     pub(super) fn entries(&self) -> usize {
-        self.epochs.len()
+        self.epochs.iter().map(|(_, count)| count).sum()
     }
 
     pub(super) fn add(&mut self, ticket: &Ticket) {
-        self.epochs.push(ticket.epoch);
+        match self.epochs.last_mut() {
+            Some((epoch, count)) if *epoch == ticket.epoch => *count += 1,
+            _ => self.epochs.push((ticket.epoch, 1)),
+        }
         self.bytes += ticket.cost as usize;
         self.keys.extend(ticket.key);
     }

@@ -22,11 +22,11 @@ impl Epochs {
         *epoch
     }
 
-    /// One of that epoch is resolved.
-    pub(super) fn leave(&mut self, epoch: u64) {
+    /// So many of that epoch are resolved.
+    pub(super) fn leave(&mut self, epoch: u64, resolved: usize) {
         let Ok(at) = self.epochs.binary_search_by_key(&epoch, |(epoch, _)| *epoch) else { return };
         let (_, count) = &mut self.epochs[at];
-        *count = count.saturating_sub(1);
+        *count = count.saturating_sub(resolved);
         if *count == 0 && at + 1 < self.epochs.len() {
             self.epochs.remove(at);
         }
@@ -74,7 +74,7 @@ mod tests {
                     0 | 1 => inside.push((now, epochs.enter())),
                     2 if !inside.is_empty() => {
                         let (_, epoch) = inside.remove(now % inside.len());
-                        epochs.leave(epoch);
+                        epochs.leave(epoch, 1);
                     }
                     _ => marks.push((now, epochs.mark())),
                 }

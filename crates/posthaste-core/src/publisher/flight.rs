@@ -3,22 +3,20 @@
 //! A flight is a shared future that owns its entries. Whoever holds a clone can move it on, so
 //! nobody's progress depends on another caller being polled, and a dropped caller cancels nothing.
 
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::FutureExt;
-use futures_util::future::Shared;
 use tokio::time::Instant;
 
 use super::cargo::{Cargo, Landed};
+use super::shared::Shared;
 use super::window::Window;
 use crate::Result;
 use crate::broker::Outcomes;
 use crate::bus::shielded;
 
 /// A batch on its way.
-pub(super) type Flight = Shared<Pin<Box<dyn Future<Output = ()> + Send>>>;
+pub(super) type Flight = Shared;
 
 /// The first pause before a batch is sent again; it doubles up to [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
@@ -34,12 +32,10 @@ enum Attempt {
 }
 
 pub(super) fn depart(window: Arc<Window>, number: u64, cargo: Cargo) -> Flight {
-    async move {
+    Shared::new(async move {
         let landed = fly(&window, cargo).await;
-        window.land(number, landed);
-    }
-    .boxed()
-    .shared()
+        window.land(number, &landed);
+    })
 }
 
 /// Sends until every entry is resolved or put back; returns what was not booked yet.
@@ -96,7 +92,7 @@ async fn rest(
             return true;
         }
         // Who is resolved gives back its room and its key now, not when the others land.
-        window.book(std::mem::take(landed));
+        window.book(&std::mem::take(landed));
         tokio::select! {
             biased;
             () = window.aborted().cancelled() => cargo.abandon(window, landed),

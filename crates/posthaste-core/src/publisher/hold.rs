@@ -93,6 +93,7 @@ impl State {
         let mut cargo = Cargo::of(self.waiting.pop_front()?);
         // An unknown topic may turn out to be ordered: one entry finds out.
         let most = if self.destination.is_some() { self.max_batch } else { 1 };
+        cargo.reserve(most.min(self.waiting.len() + 1));
         let mut bytes = cargo.bytes();
         while let Some(next) = self.waiting.front() {
             bytes += next.ticket.cost as usize;
@@ -107,7 +108,7 @@ impl State {
 
     /// Books what is resolved: the next ones of their keys may leave.
     pub(super) fn settle(&mut self, landed: &Landed) {
-        landed.epochs.iter().for_each(|epoch| self.epochs.leave(*epoch));
+        landed.epochs.iter().for_each(|(epoch, count)| self.epochs.leave(*epoch, *count));
         for key in &landed.keys {
             self.waiting.extend(self.gate.release(*key));
         }

@@ -7,6 +7,7 @@ mod flight;
 mod hold;
 mod options;
 mod receipt;
+mod shared;
 mod submit;
 mod window;
 

@@ -80,13 +80,13 @@ impl Window {
         let ticket = self.lock().withdraw(entry)?;
         let mut landed = Landed::default();
         landed.add(&ticket);
-        self.book(landed);
+        self.book(&landed);
         Some((ticket.uncertain, ticket.last_error))
     }
 
     /// Takes over a flight whose caller went away.
     pub(super) fn adopt(self: &Arc<Self>, flight: Flight) {
-        if flight.peek().is_some() {
+        if flight.is_done() {
             return;
         }
         let mut state = self.lock();
@@ -95,21 +95,21 @@ impl Window {
     }
 
     /// Books what is resolved while others of its flight are not.
-    pub(super) fn book(self: &Arc<Self>, landed: Landed) {
+    pub(super) fn book(self: &Arc<Self>, landed: &Landed) {
         if landed.entries() == 0 {
             return;
         }
         let mut state = self.lock();
-        state.settle(&landed);
-        self.give_back(state, &landed);
+        state.settle(landed);
+        self.give_back(state, landed);
     }
 
     /// Books a landed flight and lets the next ones depart.
-    pub(super) fn land(self: &Arc<Self>, number: u64, landed: Landed) {
+    pub(super) fn land(self: &Arc<Self>, number: u64, landed: &Landed) {
         let mut state = self.lock();
-        state.settle(&landed);
+        state.settle(landed);
         state.land(number);
-        self.give_back(state, &landed);
+        self.give_back(state, landed);
     }
 
     fn give_back(self: &Arc<Self>, mut state: MutexGuard<'_, State>, landed: &Landed) {
@@ -209,7 +209,7 @@ impl Window {
             let error = closed(&self.topic).with_may_be_stored(ticket.uncertain);
             let _ = ticket.reply.send(Err(error));
         }
-        self.book(landed);
+        self.book(&landed);
         self.changed.notify_one();
     }
 

@@ -19,7 +19,7 @@ pub(super) async fn drain(ledger: &Ledger) -> usize {
     let mut ended = false;
     loop {
         let due = ledger.flush_due.notified();
-        ledger.give_back(&mut ledger.lock(), |_| true);
+        ledger.give_back_all();
         flush(ledger).await;
         let deadline = {
             let state = ledger.lock();
@@ -44,7 +44,7 @@ pub(super) async fn drain(ledger: &Ledger) -> usize {
             Ok(polled) => ended = has_ended(ledger, polled),
             Err(_) => break,
         }
-        ledger.give_back(&mut ledger.lock(), |_| true);
+        ledger.give_back_all();
         flush(ledger).await;
     }
     ledger.drop_driver();
@@ -101,7 +101,7 @@ fn take_back(ledger: &Ledger) -> usize {
         state.slots[slot].phase = Phase::Ready;
         state.ready.push_back(slot);
     }
-    ledger.give_back(&mut state, |_| true);
+    ledger.give_back_rest(&mut state);
     drop(state);
     ledger.lease_lost.notify_waiters();
     held.len()

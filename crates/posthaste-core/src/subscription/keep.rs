@@ -64,6 +64,8 @@ async fn end_leases(ledger: &Ledger) {
             if lost {
                 ledger.lease_lost.notify_waiters();
             }
+            ledger.end_gaps(&mut state, now);
+            next = state.gaps.next_end().map_or(next, |end| next.min(end));
         }
         tokio::time::sleep_until(next).await;
     }

@@ -17,6 +17,7 @@ use tokio::time::Instant;
 
 use super::builder::{Policy, report};
 use super::event::{Events, SubscriptionEvent};
+use super::gap::Gaps;
 use super::stats::{Counters, add, count};
 use super::{flush, keep};
 use crate::broker::{
@@ -60,6 +61,8 @@ pub(super) struct State {
     /// Slots to be handed out, in order.
     pub(super) ready: VecDeque<usize>,
     pub(super) gate: KeyGate<usize>,
+    /// What of ordered keys has to come again.
+    pub(super) gaps: Gaps,
     /// Failed deliveries of ordered keys that wait in memory for their next attempt.
     pub(super) resting: BTreeSet<(Instant, usize)>,
     /// What is to be carried to the broker, with the slot that it frees.
@@ -152,6 +155,9 @@ impl Ledger {
         if state.finished {
             return state.free(slot);
         }
+        if matches!(verdict, Verdict::Ack) && state.slots[slot].lost {
+            self.fill_gap(state, slot);
+        }
         let entry = &mut state.slots[slot];
         entry.phase = Phase::Settling;
         let passes = !matches!(verdict, Verdict::DeadLetter(_));
@@ -182,11 +188,16 @@ impl Ledger {
     pub(super) fn close(&self, slots: impl Iterator<Item = (usize, Settled)>) {
         let mut state = self.lock();
         for (slot, settled) in slots {
-            let key = state.slots.get_mut(slot).and_then(|entry| entry.key.take());
-            state.free(slot);
-            if let (Some(key), Settled::Failed) = (key, settled) {
-                self.lose_followers(&mut state, key);
+            let Some(key) = state.slots.get(slot).map(|entry| entry.key) else { continue };
+            match (key, settled) {
+                (Some(key), Settled::Failed) => {
+                    let behind = state.gate.take_waiting(key);
+                    self.open_gap(&mut state, key, slot, behind);
+                }
+                (Some(_), Settled::Done) => self.fill_gap(&mut state, slot),
+                (None, _) => {}
             }
+            state.free(slot);
             self.pass_next(&mut state, key);
         }
         state.wake_reader();

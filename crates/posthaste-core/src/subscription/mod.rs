@@ -4,6 +4,7 @@ mod builder;
 mod drain;
 mod event;
 mod flush;
+mod gap;
 mod keep;
 mod ledger;
 mod order;

@@ -1,23 +1,44 @@
-//! What order per key means for the books: who passes when, who comes back with whom.
+//! What order per key means for the books: who passes when, who waits for whom.
 //!
 //! A delivery of a key is ready only while no earlier one of the key is unsettled. If one leaves
-//! us unsettled, those behind it have to come again behind it, so they are not ours any more
-//! either. What is given back goes in the order in which it came.
+//! us unsettled, those behind it wait until it has come again. What is given back goes in the
+//! order in which it came.
 
 use std::collections::VecDeque;
 
+use tokio::time::Instant;
+
 use super::event::SubscriptionEvent;
+use super::gap::Name;
 use super::ledger::{Ledger, Phase, Slot, State};
 use super::stats::count;
 use crate::broker::{LaneState, Verdict};
 
 impl Ledger {
+    /// A delivery of the key has arrived: it is ready, or it waits for its turn.
+    pub(super) fn arrive(&self, state: &mut State, key: u64, slot: usize) {
+        let entry = &state.slots[slot];
+        if state.gaps.is_stale(key, &entry.lane) {
+            self.end_gap(state, key);
+        }
+        if state.gaps.arrive(key, slot, || state.slots[slot].name()) {
+            self.advance(state, key);
+        } else if let Some(passed) = state.gate.offer(key, slot) {
+            state.make_ready(passed);
+        }
+    }
+
     /// The key's delivery is out of the way: the next one is ready.
     pub(super) fn pass_next(&self, state: &mut State, key: Option<u64>) {
-        let Some(next) = key.and_then(|key| state.gate.release(key)) else { return };
-        state.slots[next].phase = Phase::Ready;
-        state.ready.push_back(next);
-        state.wake_reader();
+        let Some(key) = key else { return };
+        if !state.gate.has_waiting(key) && state.gaps.block(key) {
+            // It stays out in name, until what is missing has come again.
+            return self.advance(state, key);
+        }
+        if let Some(next) = state.gate.release(key) {
+            state.make_ready(next);
+            state.wake_reader();
+        }
     }
 
     /// Frees the slot of a delivery that is not ours any more.
@@ -27,47 +48,102 @@ impl Ledger {
         self.pass_next(state, key);
     }
 
-    /// The lease of a delivery is over: somebody else may get it, and then those behind it.
+    /// The lease of a delivery is over: somebody else may get it, or we may get it again.
     pub(super) fn lose_lease(&self, state: &mut State, slot: usize) {
         let Some(entry) = state.slots.get_mut(slot).filter(|entry| !entry.lost) else { return };
-        // With a lost lane went those behind it too; what waits now has come again since.
-        let gone = entry.lane.state() == LaneState::Lost;
         entry.lost = true;
-        let (key, phase) = (entry.key.filter(|_| !gone), entry.phase);
-        self.tell_lost(entry);
-        match key {
-            Some(key) if phase == Phase::Waiting => {
-                let behind = state.gate.take_from(key, |waiting| *waiting == slot);
-                self.lose_all(state, behind);
+        count(&self.counters.leases_lost);
+        self.tell(SubscriptionEvent::LeaseLost { id: entry.envelope.id().to_owned() });
+        let waits = entry.phase == Phase::Waiting;
+        // With a lost lane went all that was behind it. What waits now has come again since.
+        let gone = entry.lane.state() == LaneState::Lost;
+        match entry.key.filter(|_| !gone) {
+            Some(key) if waits => {
+                let (until, name) = (self.gap_until(entry), entry.name());
+                if !state.gaps.lose(key, slot, until, name) {
+                    let mut behind = state.gate.take_from(key, |waiting| *waiting == slot);
+                    behind.pop_front();
+                    self.open_gap(state, key, slot, behind);
+                }
+                state.free(slot);
             }
-            Some(key) => self.lose_followers(state, key),
+            Some(key) => {
+                let behind = state.gate.take_waiting(key);
+                self.open_gap(state, key, slot, behind);
+            }
             None => {}
         }
         // What is ready or rests is dropped when its turn comes; what is held, by its holder.
         state.wake_reader();
     }
 
-    /// The key's delivery has left us unsettled and comes again: what waits behind it must not be
-    /// handled before. It is not released, because then it could come before it; its lease ends
-    /// by itself.
-    pub(super) fn lose_followers(&self, state: &mut State, key: u64) {
-        let behind = state.gate.take_waiting(key);
-        self.lose_all(state, behind);
+    /// The delivery has left us unsettled: what is behind it waits until it has come again.
+    pub(super) fn open_gap(
+        &self,
+        state: &mut State,
+        key: u64,
+        slot: usize,
+        behind: VecDeque<usize>,
+    ) {
+        let entry = &state.slots[slot];
+        state.gaps.open(key, &entry.lane, self.gap_until(entry), entry.name(), behind);
     }
 
-    fn lose_all(&self, state: &mut State, slots: VecDeque<usize>) {
-        for slot in slots {
-            let entry = &mut state.slots[slot];
-            if !std::mem::replace(&mut entry.lost, true) {
-                self.tell_lost(entry);
-            }
-            state.free(slot);
+    /// What was lost has been handled all the same: nobody has to wait for it.
+    pub(super) fn fill_gap(&self, state: &mut State, slot: usize) {
+        let entry = &state.slots[slot];
+        if let Some(key) = entry.key {
+            let name = entry.name();
+            state.gaps.found(key, &name);
+            self.advance(state, key);
         }
     }
 
-    fn tell_lost(&self, entry: &Slot) {
-        count(&self.counters.leases_lost);
-        self.tell(SubscriptionEvent::LeaseLost { id: entry.envelope.id().to_owned() });
+    /// Lets those of a key go on that wait for nothing that is missing.
+    fn advance(&self, state: &mut State, key: u64) {
+        while let Some((next, blocked)) = state.gaps.next(key) {
+            if blocked {
+                state.make_ready(next);
+                state.wake_reader();
+            } else if let Some(passed) = state.gate.offer(key, next) {
+                state.make_ready(passed);
+            }
+        }
+        if state.gaps.close_if_empty(key) {
+            // Nothing waits, and nothing is out.
+            state.gate.release(key);
+        }
+    }
+
+    /// Waits no longer for what is missing. What waited for it is given back, in order, because
+    /// it may still come.
+    fn end_gap(&self, state: &mut State, key: u64) {
+        let ended = state.gaps.end(key);
+        for slot in ended.waiting {
+            let entry = &mut state.slots[slot];
+            entry.key = None;
+            if entry.is_lost() {
+                state.free(slot);
+            } else {
+                let parcel = entry.parcel(None);
+                self.book(state, slot, Verdict::Release(parcel));
+            }
+        }
+        if ended.blocked {
+            self.pass_next(state, Some(key));
+        }
+    }
+
+    /// Ends the gaps that have lasted too long, and those of lanes that go or are gone.
+    pub(super) fn end_gaps(&self, state: &mut State, now: Instant) {
+        for key in state.gaps.over(now) {
+            self.end_gap(state, key);
+        }
+    }
+
+    /// By then a broker has delivered again what left us unsettled.
+    fn gap_until(&self, entry: &Slot) -> Instant {
+        entry.lease_until.max(Instant::now()) + self.policy.lease.mul_f64(1.5)
     }
 
     /// Gives back what the application does not hold, as far as it fits: of each key the first,
@@ -108,6 +184,7 @@ impl Ledger {
     pub(super) fn give_back_going(&self) {
         let mut guard = self.lock();
         let state = &mut *guard;
+        self.end_gaps(state, Instant::now());
         let going = |slot: &Slot| match slot.lane.state() {
             LaneState::Live => false,
             LaneState::Draining(_) => true,
@@ -122,5 +199,32 @@ impl Ledger {
             }
         }
         state.wake_reader();
+    }
+
+    /// Gives back everything that the application does not hold, because the subscription stops.
+    pub(super) fn give_back_all(&self) {
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        self.give_back_rest(state);
+    }
+
+    pub(super) fn give_back_rest(&self, state: &mut State) {
+        for key in state.gaps.keys() {
+            self.end_gap(state, key);
+        }
+        self.give_back(state, |_| true);
+    }
+}
+
+impl State {
+    pub(super) fn make_ready(&mut self, slot: usize) {
+        self.slots[slot].phase = Phase::Ready;
+        self.ready.push_back(slot);
+    }
+}
+
+impl Slot {
+    fn name(&self) -> Name {
+        Name { position: self.position, envelope: self.envelope.clone() }
     }
 }

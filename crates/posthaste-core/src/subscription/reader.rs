@@ -174,7 +174,8 @@ impl Ledger {
         let now = Instant::now();
         let lease_until = now + self.lease_margined();
         let keyed = self.policy.order == Order::PerKey;
-        let mut state = self.lock();
+        let mut guard = self.lock();
+        let state = &mut *guard;
         for Received { envelope, token, lane, attempt, position } in received.drain(..) {
             state.bytes += envelope.size();
             state.arrived += 1;
@@ -196,13 +197,9 @@ impl Ledger {
                 first_failure: None,
                 lost: false,
             });
-            let passed = match key {
-                Some(key) => state.gate.offer(key, slot),
-                None => Some(slot),
-            };
-            if let Some(slot) = passed {
-                state.slots[slot].phase = Phase::Ready;
-                state.ready.push_back(slot);
+            match key {
+                Some(key) => self.arrive(state, key, slot),
+                None => state.make_ready(slot),
             }
         }
     }

@@ -215,7 +215,7 @@ fn calls() -> Vec<(&'static str, Call)> {
         }),
         ("flush", |world, cut| {
             let receipt = world.publisher.enqueue_envelope(envelope("a3")).await.unwrap();
-            drop(dropped(cut, world.publisher.flush()).await);
+            let _ = dropped(cut, world.publisher.flush()).await;
             let outcome = timeout(40 * SECOND, receipt).await.expect("stuck");
             confirm(world, Some(outcome));
         }),
@@ -250,7 +250,7 @@ fn calls() -> Vec<(&'static str, Call)> {
         ("events and stopped", |world, cut| {
             let inbox = world.inbox.as_mut().unwrap();
             drop(dropped(cut, inbox.events().next()).await);
-            drop(dropped(cut, inbox.stopper().stopped()).await);
+            let _ = dropped(cut, inbox.stopper().stopped()).await;
         }),
         ("stop", |world, cut| {
             let inbox = world.inbox.take().unwrap();
@@ -281,7 +281,7 @@ fn calls() -> Vec<(&'static str, Call)> {
         }),
         ("extend and lost", |world, cut| {
             drop(dropped(cut, world.held[0].extend()).await);
-            drop(dropped(cut, world.held[0].lost()).await);
+            let _ = dropped(cut, world.held[0].lost()).await;
         }),
         ("split", |world, cut| {
             let (_, settle) = world.held.remove(0).split();

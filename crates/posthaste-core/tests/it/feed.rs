@@ -15,7 +15,7 @@ use crate::stub::StubAdmin;
 
 /// What a call of `settle` or `extend` does. Without a step it succeeds.
 #[derive(Debug, Clone)]
-pub enum Step {
+pub(crate) enum Step {
     Fail(ErrorKind),
     /// Takes so long, then succeeds.
     Take(Duration),
@@ -29,7 +29,7 @@ pub enum Step {
 
 /// What was said of a delivery.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Said {
+pub(crate) enum Said {
     Ack,
     Release,
     Requeue,
@@ -38,20 +38,20 @@ pub enum Said {
 }
 
 #[derive(Debug)]
-pub struct Feed {
-    pub capabilities: Mutex<Arc<Capabilities>>,
-    pub admin: StubAdmin,
-    pub lease: Duration,
-    pub differences: Mutex<Vec<Difference>>,
-    pub settles: Mutex<VecDeque<Step>>,
-    pub extends: Mutex<VecDeque<Step>>,
+pub(crate) struct Feed {
+    pub(crate) capabilities: Mutex<Arc<Capabilities>>,
+    pub(crate) admin: StubAdmin,
+    pub(crate) lease: Duration,
+    pub(crate) differences: Mutex<Vec<Difference>>,
+    pub(crate) settles: Mutex<VecDeque<Step>>,
+    pub(crate) extends: Mutex<VecDeque<Step>>,
     /// Whether `Broker::close` never ends.
-    pub close_hangs: Mutex<bool>,
+    pub(crate) close_hangs: Mutex<bool>,
     /// What was settled, call by call.
-    pub settled: Mutex<Vec<Vec<(String, Said)>>>,
+    pub(crate) settled: Mutex<Vec<Vec<(String, Said)>>>,
     /// The ids whose leases were prolonged, call by call.
-    pub extended: Mutex<Vec<Vec<String>>>,
-    pub last_extended: Mutex<Option<Instant>>,
+    pub(crate) extended: Mutex<Vec<Vec<String>>>,
+    pub(crate) last_extended: Mutex<Option<Instant>>,
     state: Mutex<State>,
     settling: tokio::sync::Notify,
 }
@@ -77,11 +77,11 @@ enum Item {
 }
 
 impl Feed {
-    pub fn new(layout: Layout) -> Arc<Self> {
+    pub(crate) fn new(layout: Layout) -> Arc<Self> {
         Self::with_lease(layout, Duration::from_secs(30))
     }
 
-    pub fn with_lease(layout: Layout, lease: Duration) -> Arc<Self> {
+    pub(crate) fn with_lease(layout: Layout, lease: Duration) -> Arc<Self> {
         Arc::new(Self {
             capabilities: Mutex::new(Arc::new(Capabilities::all("feed"))),
             admin: StubAdmin::new(layout),
@@ -98,30 +98,30 @@ impl Feed {
         })
     }
 
-    pub fn bus(self: &Arc<Self>) -> Bus {
+    pub(crate) fn bus(self: &Arc<Self>) -> Bus {
         self.builder().build().unwrap()
     }
 
-    pub fn builder(self: &Arc<Self>) -> BusBuilder {
+    pub(crate) fn builder(self: &Arc<Self>) -> BusBuilder {
         Bus::shared(Arc::new(Fed(Arc::clone(self)))).source("/test")
     }
 
-    pub async fn inbox(self: &Arc<Self>) -> Subscription {
+    pub(crate) async fn inbox(self: &Arc<Self>) -> Subscription {
         self.bus().subscribe("orders").group("billing").start().await.unwrap()
     }
 
-    pub async fn ordered(self: &Arc<Self>) -> Subscription {
+    pub(crate) async fn ordered(self: &Arc<Self>) -> Subscription {
         let inbox = self.bus().subscribe("orders").group("billing").order(Order::PerKey);
         inbox.start().await.unwrap()
     }
 
     /// Delivers these in one batch, in a lane of its own. `a1` has the key `a`; an id without a
     /// digit has none.
-    pub fn send<'a>(&self, ids: impl IntoIterator<Item = &'a str>) -> Arc<Lane> {
+    pub(crate) fn send<'a>(&self, ids: impl IntoIterator<Item = &'a str>) -> Arc<Lane> {
         self.send_as("orders", ids, |_| {})
     }
 
-    pub fn send_as<'a>(
+    pub(crate) fn send_as<'a>(
         &self,
         topic: &str,
         ids: impl IntoIterator<Item = &'a str>,
@@ -132,7 +132,7 @@ impl Feed {
         lane
     }
 
-    pub fn send_in<'a>(
+    pub(crate) fn send_in<'a>(
         &self,
         lane: &Arc<Lane>,
         ids: impl IntoIterator<Item = &'a str>,
@@ -151,30 +151,30 @@ impl Feed {
         wake(state);
     }
 
-    pub fn event(&self, event: DriverEvent) {
+    pub(crate) fn event(&self, event: DriverEvent) {
         self.push(Item::Event(event));
     }
 
     /// Ends the stream.
-    pub fn fail(&self, error: Error) {
+    pub(crate) fn fail(&self, error: Error) {
         self.push(Item::Error(error));
     }
 
-    pub fn panic(&self) {
+    pub(crate) fn panic(&self) {
         self.push(Item::Panic);
     }
 
     /// A stopped driver stays pending from now on.
-    pub fn linger(&self) {
+    pub(crate) fn linger(&self) {
         self.state.lock().unwrap().lingers = true;
     }
 
-    pub fn polls(&self) -> usize {
+    pub(crate) fn polls(&self) -> usize {
         self.state.lock().unwrap().polls
     }
 
     /// The credit of each poll.
-    pub fn credits(&self) -> Vec<Credit> {
+    pub(crate) fn credits(&self) -> Vec<Credit> {
         self.state.lock().unwrap().credits.clone()
     }
 
@@ -185,16 +185,16 @@ impl Feed {
     }
 
     /// Everything that was settled, in order.
-    pub fn said(&self) -> Vec<(String, Said)> {
+    pub(crate) fn said(&self) -> Vec<(String, Said)> {
         self.settled.lock().unwrap().concat()
     }
 
-    pub fn said_of(&self, id: &str) -> Vec<Said> {
+    pub(crate) fn said_of(&self, id: &str) -> Vec<Said> {
         self.said().into_iter().filter(|(of, _)| of == id).map(|(_, said)| said).collect()
     }
 
     /// Waits until so many entries were given to `settle`.
-    pub async fn until_said(&self, count: usize) -> Vec<(String, Said)> {
+    pub(crate) async fn until_said(&self, count: usize) -> Vec<(String, Said)> {
         let said = async {
             loop {
                 let changed = self.settling.notified();
@@ -291,7 +291,7 @@ impl SubscriptionDriver for Driver {
 }
 
 #[derive(Debug)]
-pub struct Fed(Arc<Feed>);
+pub(crate) struct Fed(Arc<Feed>);
 
 #[async_trait]
 impl Settler for Fed {

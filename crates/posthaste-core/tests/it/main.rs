@@ -1,6 +1,11 @@
 //! The public API, in one binary.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
 #![allow(missing_docs, clippy::disallowed_methods, reason = "tests spawn and join by themselves")]
 
 mod calls;

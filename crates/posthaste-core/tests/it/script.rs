@@ -14,7 +14,7 @@ use crate::stub::StubAdmin;
 
 /// What a call of `publish` does. Without a step it confirms.
 #[derive(Debug, Clone)]
-pub enum Step {
+pub(crate) enum Step {
     /// Every entry fails.
     Fail(ErrorKind, Stored),
     /// The entry with this index fails, the others are confirmed.
@@ -30,27 +30,27 @@ pub enum Step {
 
 /// Whether a failed entry is stored nevertheless.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stored {
+pub(crate) enum Stored {
     No,
     Maybe,
 }
 
 #[derive(Debug)]
-pub struct Script {
-    pub admin: StubAdmin,
-    pub capabilities: Mutex<Arc<Capabilities>>,
-    pub steps: Mutex<VecDeque<Step>>,
+pub(crate) struct Script {
+    pub(crate) admin: StubAdmin,
+    pub(crate) capabilities: Mutex<Arc<Capabilities>>,
+    pub(crate) steps: Mutex<VecDeque<Step>>,
     /// The ids of every call, in order.
-    pub calls: Mutex<Vec<Vec<String>>>,
+    pub(crate) calls: Mutex<Vec<Vec<String>>>,
     /// What every call was told of the topic.
-    pub destinations: Mutex<Vec<Destination>>,
-    pub gate: Semaphore,
-    pub out: AtomicUsize,
-    pub most_out: AtomicUsize,
+    pub(crate) destinations: Mutex<Vec<Destination>>,
+    pub(crate) gate: Semaphore,
+    pub(crate) out: AtomicUsize,
+    pub(crate) most_out: AtomicUsize,
 }
 
 impl Script {
-    pub fn new(layout: Layout) -> Arc<Self> {
+    pub(crate) fn new(layout: Layout) -> Arc<Self> {
         let mut capabilities = Capabilities::all("script");
         capabilities.max_flights = 2;
         Arc::new(Self {
@@ -65,33 +65,33 @@ impl Script {
         })
     }
 
-    pub fn then(self: &Arc<Self>, steps: impl IntoIterator<Item = Step>) -> Arc<Self> {
+    pub(crate) fn then(self: &Arc<Self>, steps: impl IntoIterator<Item = Step>) -> Arc<Self> {
         self.steps.lock().unwrap().extend(steps);
         Arc::clone(self)
     }
 
-    pub fn limit(&self, change: impl FnOnce(&mut Capabilities)) {
+    pub(crate) fn limit(&self, change: impl FnOnce(&mut Capabilities)) {
         let mut held = self.capabilities.lock().unwrap();
         let mut changed = (**held).clone();
         change(&mut changed);
         *held = Arc::new(changed);
     }
 
-    pub fn bus(self: &Arc<Self>) -> Bus {
+    pub(crate) fn bus(self: &Arc<Self>) -> Bus {
         Bus::shared(Arc::new(Scripted(Arc::clone(self)))).source("/test").build().unwrap()
     }
 
-    pub fn builder(self: &Arc<Self>) -> BusBuilder {
+    pub(crate) fn builder(self: &Arc<Self>) -> BusBuilder {
         Bus::shared(Arc::new(Scripted(Arc::clone(self)))).source("/test")
     }
 
-    pub fn calls(&self) -> Vec<Vec<String>> {
+    pub(crate) fn calls(&self) -> Vec<Vec<String>> {
         self.calls.lock().unwrap().clone()
     }
 }
 
 #[derive(Debug)]
-pub struct Scripted(Arc<Script>);
+pub(crate) struct Scripted(Arc<Script>);
 
 struct Out<'a>(&'a Script);
 

@@ -168,6 +168,8 @@ async fn consume(
 }
 
 async fn run(seed: u64, ordered: bool) {
+    // The jitter of retries is drawn from the thread's own generator.
+    fastrand::seed(seed);
     let mut rng = Rng::with_seed(seed);
     let broker = MemoryBroker::new();
     let builder = Bus::builder(broker.clone()).source("/t").window(rng.usize(1..40), 1 << 20);
@@ -211,29 +213,29 @@ async fn run(seed: u64, ordered: bool) {
     let letters = bus.admin().dead_letters("orders", "billing", 1_000).await.unwrap();
     let ids = letters.letters.iter().map(|stored| stored.letter.envelope.id().to_owned());
     log.borrow_mut().dead.extend(ids);
+    let lag = bus.admin().lag("orders", "billing").await.unwrap();
+    assert_eq!((lag.total(), lag.in_flight), (0, Some(0)), "seed {seed}: {lag:?}");
+    timeout(8 * SECOND, bus.close(2 * SECOND)).await.expect("close hangs").unwrap();
     let log = log.borrow();
     assert!(log.missing().is_empty(), "seed {seed}: never handled: {:?}", log.missing());
     assert!(log.dead.is_empty(), "seed {seed}: nobody gave up: {:?}", log.dead);
-    let lag = bus.admin().lag("orders", "billing").await.unwrap();
-    assert_eq!((lag.total(), lag.in_flight), (0, Some(0)), "seed {seed}: {lag:?}");
     if ordered {
         for (key, numbers) in &log.handled {
             assert!(numbers.is_sorted(), "seed {seed}: {key} out of order: {numbers:?}");
         }
     }
-    timeout(8 * SECOND, bus.close(2 * SECOND)).await.expect("close hangs").unwrap();
 }
 
 #[tokio::test(start_paused = true)]
 async fn without_order() {
-    for seed in 0..150 {
+    for seed in 0..16 {
         LocalSet::new().run_until(run(seed, false)).await;
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn with_order_per_key() {
-    for seed in 0..150 {
+    for seed in 0..16 {
         LocalSet::new().run_until(run(seed, true)).await;
     }
 }

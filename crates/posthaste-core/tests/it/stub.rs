@@ -9,20 +9,20 @@ use posthaste_core::*;
 
 /// What a call of `describe` or `ensure` does. Without a step it tells the layout.
 #[derive(Debug, Clone, Copy)]
-pub enum Find {
+pub(crate) enum Find {
     Fail(ErrorKind),
     Hang,
 }
 
 #[derive(Debug)]
-pub struct StubAdmin {
-    pub layout: Mutex<Layout>,
-    pub queue: Mutex<bool>,
-    pub steps: Mutex<VecDeque<Find>>,
+pub(crate) struct StubAdmin {
+    pub(crate) layout: Mutex<Layout>,
+    pub(crate) queue: Mutex<bool>,
+    pub(crate) steps: Mutex<VecDeque<Find>>,
 }
 
 impl StubAdmin {
-    pub fn new(layout: Layout) -> Self {
+    pub(crate) fn new(layout: Layout) -> Self {
         Self { layout: Mutex::new(layout), queue: Mutex::default(), steps: Mutex::default() }
     }
 }

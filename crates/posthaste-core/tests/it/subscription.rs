@@ -52,7 +52,7 @@ impl Shop {
     }
 }
 
-pub async fn next(inbox: &mut Subscription) -> Delivery {
+pub(crate) async fn next(inbox: &mut Subscription) -> Delivery {
     tokio::time::timeout(60 * SECOND, inbox.next())
         .await
         .expect("nothing came")
@@ -60,7 +60,7 @@ pub async fn next(inbox: &mut Subscription) -> Delivery {
         .unwrap()
 }
 
-pub async fn nothing_for(inbox: &mut Subscription, time: Duration) {
+pub(crate) async fn nothing_for(inbox: &mut Subscription, time: Duration) {
     let outcome = tokio::time::timeout(time, inbox.next()).await;
     assert!(outcome.is_err(), "came: {outcome:?}");
 }

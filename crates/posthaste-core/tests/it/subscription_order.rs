@@ -1,18 +1,19 @@
 //! Order per key: whatever becomes of a delivery, no later one of its key is yielded before it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::FutureExt;
-use posthaste_core::broker::DriverEvent;
+use posthaste_core::broker::{DriverEvent, Lane};
 use posthaste_core::*;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use crate::feed::{Feed, Said, Step};
 use crate::subscription::{next, nothing_for};
 
 const SECOND: Duration = Duration::from_secs(1);
 
-fn feed() -> std::sync::Arc<Feed> {
+fn feed() -> Arc<Feed> {
     Feed::new(Layout::Ordered(1))
 }
 
@@ -85,38 +86,103 @@ async fn the_same_key_in_another_topic_is_another_key() {
     assert_eq!(feed.said_of("a2"), [Said::DeadLetter(Reason::FollowsKey)]);
 }
 
+/// `a1` is handed out, `a2` and `a3` wait behind it, and these leases end. Returns `a1`.
+async fn lose(feed: &Feed, inbox: &mut Subscription, lost: &[usize]) -> (Delivery, Arc<Lane>) {
+    let lane = feed.send(["a1", "a2", "a3", "b1"]);
+    let first = next(inbox).await;
+    let other = next(inbox).await;
+    assert_eq!((first.id(), other.id()), ("a1", "b1"));
+    feed.extends.lock().unwrap().push_back(Step::Lost(lost.to_vec()));
+    nothing_for(inbox, 3 * SECOND).await;
+    assert!(!other.is_lost());
+    other.ack().await.unwrap();
+    (first, lane)
+}
+
 #[tokio::test(start_paused = true)]
-async fn no_later_message_is_yielded_after_an_earlier_one_of_its_key_lost_its_lease() {
-    // Every lease that is to be prolonged is kept but that of `a1`, or of the waiting `a2`.
-    for lost in [0, 1] {
+async fn whatever_lease_ends_no_later_message_is_yielded_before_it_came_again() {
+    // Which leases end, and in which order the broker delivers, whatever it has.
+    let cases: [(&[usize], &[&str]); 7] = [
+        (&[0], &["a1"]),
+        (&[0], &["a4", "a1"]),
+        (&[0, 1, 2], &["a1", "a2", "a3"]),
+        (&[0, 1, 2], &["a4", "a3", "a2", "a1"]),
+        (&[1], &["a4", "a2"]),
+        (&[1, 2], &["a3", "a2", "a4"]),
+        (&[2], &["a4", "a3"]),
+    ];
+    for (lost, again) in cases {
         let feed = Feed::with_lease(Layout::Ordered(1), 6 * SECOND);
         let mut inbox = feed.ordered().await;
-        feed.send(["a1", "a2", "a3", "b1"]);
-        let first = next(&mut inbox).await;
-        let other = next(&mut inbox).await;
-        assert_eq!((first.id(), other.id()), ("a1", "b1"));
-        feed.extends.lock().unwrap().push_back(Step::Lost(vec![lost]));
-        nothing_for(&mut inbox, 5 * SECOND).await;
-        if lost == 0 {
+        let (first, lane) = lose(&feed, &mut inbox, lost).await;
+        let mut seen = Vec::new();
+        if lost.contains(&0) {
             assert!(first.is_lost());
             assert_eq!(first.nack(Nack::requeue()).await.unwrap_err().kind(), ErrorKind::LeaseLost);
         } else {
             assert!(!first.is_lost());
+            seen.push("a1".to_owned());
             first.ack().await.unwrap();
         }
-        assert!(!other.is_lost());
-        nothing_for(&mut inbox, 5 * SECOND).await;
-        // The broker delivers again what was not handled, in order.
-        let redelivered: &[&str] = if lost == 0 { &["a1", "a2", "a3"] } else { &["a2", "a3"] };
-        feed.send(redelivered.iter().copied());
-        for id in redelivered {
-            assert_eq!(ids(&mut inbox).await, [*id]);
+        for id in again {
+            feed.send_in(&lane, [*id], |_| {});
+            while let Ok(delivery) = timeout(SECOND / 100, inbox.next()).await {
+                let delivery = delivery.unwrap().unwrap();
+                seen.push(delivery.id().to_owned());
+                delivery.ack().await.unwrap();
+            }
         }
-        // What was not ours any more was neither settled nor kept.
-        assert!(feed.said_of("a3").iter().all(|said| *said == Said::Ack));
-        let kept = feed.extended.lock().unwrap().iter().skip(2).flatten().any(|id| id == "a3");
-        assert!(!kept, "the broker cannot give it to anyone");
+        let wanted: Vec<_> = ["a1", "a2", "a3", "a4"]
+            .iter()
+            .filter(|id| **id != "a4" || again.contains(id))
+            .collect();
+        assert_eq!(seen.iter().collect::<Vec<_>>(), wanted, "lost {lost:?}, then {again:?}");
+        nothing_for(&mut inbox, SECOND).await;
+        assert_eq!(feed.credits().last().unwrap().messages, 256, "a slot is stuck");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_late_acknowledgement_lets_the_next_of_its_key_pass() {
+    for confirmed in [false, true] {
+        let feed = Feed::with_lease(Layout::Ordered(1), 6 * SECOND);
+        let mut inbox = feed.ordered().await;
+        let (first, _) = lose(&feed, &mut inbox, &[0]).await;
+        assert!(first.is_lost());
+        match confirmed {
+            false => first.ack().await.unwrap(),
+            true => first.ack_confirmed().await.unwrap(),
+        }
+        assert_eq!(ids(&mut inbox).await, ["a2", "a3"], "it was handled");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_does_not_come_again_holds_its_key_up_for_a_while_only() {
+    let feed = Feed::with_lease(Layout::Ordered(1), 6 * SECOND);
+    let mut inbox = feed.ordered().await;
+    let (first, lane) = lose(&feed, &mut inbox, &[0]).await;
+    drop(first);
+    feed.send_in(&lane, ["a4"], |_| {});
+    nothing_for(&mut inbox, 10 * SECOND).await;
+    // It was deleted, perhaps. The broker gets the others back, because it may still come.
+    let given_back = ["a2", "a3", "a4"].map(|id| (id.to_owned(), Said::Release));
+    assert_eq!(feed.until_said(4).await[1..], given_back);
+    feed.send_in(&lane, ["a2", "a3", "a4"], |_| {});
+    assert_eq!(ids(&mut inbox).await, ["a2", "a3", "a4"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_life_of_the_lane_begins_without_gaps() {
+    let feed = Feed::with_lease(Layout::Ordered(1), 6 * SECOND);
+    let mut inbox = feed.ordered().await;
+    let (first, lane) = lose(&feed, &mut inbox, &[0]).await;
+    drop(first);
+    lane.lose();
+    feed.send(["a2", "a3"]);
+    assert_eq!(ids(&mut inbox).await, ["a2", "a3"], "as the broker gives them");
+    nothing_for(&mut inbox, 6 * SECOND).await;
+    assert_eq!(feed.credits().last().unwrap().messages, 256, "a slot is stuck");
 }
 
 #[tokio::test(start_paused = true)]
@@ -125,18 +191,18 @@ async fn no_later_message_is_yielded_before_the_dead_letter_is_stored() {
     {
         let feed = feed();
         let mut inbox = feed.ordered().await;
-        feed.send(["a1"]);
+        let lane = feed.send(["a1"]);
         feed.settles.lock().unwrap().push_back(step);
         next(&mut inbox).await.nack(Nack::dead_letter(Cause::new("no"))).await.unwrap();
-        feed.send(["a2"]);
+        feed.send_in(&lane, ["a2"], |_| {});
         nothing_for(&mut inbox, SECOND).await;
         if yielded {
             assert_eq!(ids(&mut inbox).await, ["a2"]);
         } else {
             // `a1` comes again, and `a2` behind it.
             nothing_for(&mut inbox, 10 * SECOND).await;
-            feed.send(["a1", "a2"]);
-            assert_eq!(ids(&mut inbox).await, ["a1", "a2"]);
+            feed.send_in(&lane, ["a3", "a1"], |_| {});
+            assert_eq!(ids(&mut inbox).await, ["a1", "a2", "a3"]);
         }
     }
 }

@@ -13,7 +13,7 @@ use crate::stub::Find;
 const SECOND: Duration = Duration::from_secs(1);
 
 /// `a1` has the key `a`; an id without a digit has none.
-pub fn envelope(id: &str) -> Envelope {
+pub(crate) fn envelope(id: &str) -> Envelope {
     let mut builder = Envelope::builder("test.sent").source("/test").id(id.to_owned()).payload("x");
     if id.bytes().any(|byte| byte.is_ascii_digit()) {
         builder = builder.key(id[..1].to_owned());
@@ -22,7 +22,7 @@ pub fn envelope(id: &str) -> Envelope {
 }
 
 /// A publisher whose topic is known already.
-pub async fn warm(bus: &Bus, script: &Script) -> Publisher {
+pub(crate) async fn warm(bus: &Bus, script: &Script) -> Publisher {
     let publisher = bus.publisher("orders").unwrap();
     publisher.publish_envelope(envelope("warm")).await.unwrap();
     script.calls.lock().unwrap().clear();
@@ -31,7 +31,7 @@ pub async fn warm(bus: &Bus, script: &Script) -> Publisher {
 }
 
 /// Queues a message that has to find room at once.
-pub async fn enqueue(publisher: &Publisher, id: &str) -> Receipt {
+pub(crate) async fn enqueue(publisher: &Publisher, id: &str) -> Receipt {
     timeout(SECOND, publisher.enqueue_envelope(envelope(id))).await.expect("no room").unwrap()
 }
 

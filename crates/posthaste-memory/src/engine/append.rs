@@ -216,3 +216,45 @@ impl State {
         true
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use posthaste_core::TopicName;
+    use posthaste_core::broker::{RangeQuery, Start};
+
+    use super::*;
+    use crate::engine::topic::{Settings, Topic};
+    use crate::{MemoryConfig, broker};
+
+    /// The wall clock may be set back; the log's times are searched, so they must not be.
+    #[test]
+    fn times_never_go_back() {
+        let settings = Settings {
+            layout: posthaste_core::Layout::Plain,
+            queue: false,
+            retention: posthaste_core::Retention::default(),
+            deduplication_window: Duration::from_secs(1),
+            max_messages: 10,
+            max_bytes: 10_000,
+            max_message_bytes: 10_000,
+        };
+        let capabilities = Arc::new(broker::capabilities(&MemoryConfig::new()));
+        let topic = Topic::new(TopicName::new("topic").unwrap(), settings, capabilities);
+        for micros in [5_000_000, 3_000_000, 7_000_000] {
+            let message = Envelope::builder("test").source("/t").build().unwrap();
+            let append = Append {
+                stored_at: Timestamp::from_micros(micros),
+                visible_at: None,
+                deduplicate: false,
+                fates: Vec::new(),
+            };
+            topic.turn(|state, turn| state.append(&[message], &append, turn)).unwrap();
+        }
+        let since = Start::At(Timestamp::from_micros(4_000_000));
+        let found = topic.turn(|state, _| state.range(&RangeQuery::new(since, 9))).unwrap();
+        assert_eq!(found.unwrap().len(), 3);
+    }
+}

@@ -1,9 +1,9 @@
 //! The broker itself: topics by name, the link to it, and who waits. Everything a network broker
 //! would do in its own process.
 //!
-//! Locks: the map of topics is never locked together with a topic, a topic never with another.
-//! Fault state and the sources of a settler are taken before or inside a topic's turn, and nothing
-//! is taken inside of them. No lock is held over an await.
+//! Locks: the map of topics is never locked together with a topic, a topic never with another. The
+//! fault state may be locked inside a topic's turn, and nothing is locked inside of it. Wakers run
+//! while no lock is held, and no lock is held over an await.
 
 mod append;
 mod dedup;

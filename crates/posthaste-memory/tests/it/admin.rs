@@ -113,6 +113,7 @@ async fn a_group_without_members_is_moved() {
     put(&broker, &to, 0..3).await;
     advance(secs(10)).await;
     let noon = Timestamp::now();
+    advance(secs(10)).await;
     put(&broker, &to, 3..6).await;
     let mut sub = Sub::member(&broker, "worker-7").await;
     let old = sub.take(6).await;

@@ -66,23 +66,20 @@ async fn who_waits_hears_at_once_that_the_link_changed() {
     plain(&broker).await;
     let clone = broker.clone();
     let mut sub = Sub::group(&clone).await;
-    let told = "nobody told the one who waits";
-    let down = timeout(secs(20), while_waiting(sub.event(), async || broker.down())).await;
-    assert!(matches!(down.expect(told), DriverEvent::Disconnected { .. }));
-    let up = timeout(secs(20), while_waiting(sub.event(), async || broker.up())).await;
-    assert!(matches!(up.expect(told), DriverEvent::Reconnected));
-    let close = async || clone.close(Instant::now()).await.unwrap();
-    let closed = timeout(secs(20), while_waiting(sub.next(1), close)).await;
-    assert_eq!(closed.expect(told).unwrap_err().kind(), ErrorKind::Closed);
-}
-
-/// Does something once the other has begun to wait.
-async fn while_waiting<T>(waiting: impl Future<Output = T>, act: impl AsyncFnOnce()) -> T {
-    let acting = async {
-        tokio::task::yield_now().await;
-        act().await;
-    };
-    tokio::join!(waiting, acting).0
+    let waiting = sub.wait();
+    broker.down();
+    assert!(waiting.rang());
+    assert!(matches!(sub.event().await, DriverEvent::Disconnected { .. }));
+    let waiting = sub.wait();
+    broker.up();
+    assert!(waiting.rang());
+    assert!(matches!(sub.event().await, DriverEvent::Reconnected));
+    let waiting = sub.wait();
+    clone.close(Instant::now()).await.unwrap();
+    assert!(waiting.rang());
+    assert_eq!(sub.next(1).await.unwrap_err().kind(), ErrorKind::Closed);
+    let info = broker.groups(&topic_name()).await.unwrap().remove(0);
+    assert_eq!(info.members, Some(0), "and is no member any more");
 }
 
 #[tokio::test(start_paused = true)]

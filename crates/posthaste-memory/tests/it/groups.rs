@@ -72,13 +72,15 @@ async fn ephemeral_subscriptions_do_not_meet() {
     let to = plain(&broker).await;
     let mut one = Sub::start(&broker, request(None)).await;
     let mut two = Sub::start(&broker, request(None)).await;
-    for round in 0..2 {
+    for round in 0..4 {
         put(&broker, &to, [round]).await;
-        // The later one first, so that it comes first to the new topic.
-        assert_eq!((two.take(1).await.len(), one.take(1).await.len()), (1, 1));
+        assert_eq!(ids(&one.ready(9)), [round.to_string()]);
+        assert_eq!(ids(&two.ready(9)), [round.to_string()]);
         broker.delete_topic(&topic_name()).await.unwrap();
-        two.hear();
-        one.hear();
+        // They come to the new topic now in this order, now in that.
+        let (first, second) = if round < 2 { (&mut one, &mut two) } else { (&mut two, &mut one) };
+        first.hear();
+        second.hear();
     }
 }
 
@@ -201,6 +203,37 @@ async fn one_subscription_reads_several_topics() {
     for topic in [&to.topic, &other.topic] {
         let lag = broker.lag(topic, &group_name(GROUP)).await.unwrap();
         assert_eq!(lag.total(), 0, "{topic}");
+    }
+}
+
+/// What one topic has is handed over before the end of another is told.
+#[tokio::test]
+async fn a_deleted_topic_takes_nothing_of_another_with_it() {
+    let broker = MemoryBroker::new();
+    let to = plain(&broker).await;
+    let other = ensure(&broker, TopicConfig::new("refunds").group(GROUP)).await;
+    for deleted in [&to, &other] {
+        let kept = if deleted == &to { &other } else { &to };
+        let mut both = request(Some(GROUP));
+        both.topics.push(other.topic.clone());
+        both.topology = Topology::Verify;
+        let mut sub = Sub::start(&broker, both).await;
+        put(&broker, kept, ["a"]).await;
+        broker.delete_topic(&deleted.topic).await.unwrap();
+        let first = sub.next(9).await;
+        let error = match first {
+            Ok(received) => {
+                sub.ack_all(&received).await;
+                sub.next(9).await.unwrap_err()
+            }
+            Err(error) => error,
+        };
+        assert_eq!(error.kind(), ErrorKind::NotFound);
+        drop(sub);
+        let lag = broker.lag(&kept.topic, &group_name(GROUP)).await.unwrap();
+        assert_eq!(lag.in_flight, Some(0), "nothing was handed out and not told");
+        let spec = TopicConfig::new(deleted.topic.as_str()).group(GROUP).check().unwrap();
+        broker.ensure(&spec, Topology::Create).await.unwrap();
     }
 }
 

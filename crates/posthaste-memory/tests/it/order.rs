@@ -137,9 +137,11 @@ async fn a_joining_member_gets_its_lanes_when_they_are_drained() {
     assert!(more.iter().all(|one| !moving(one)));
     assert!(two.ready(32).is_empty());
 
+    let waiting = two.wait();
     for one_held in &moves {
         one.ack(one_held).await;
     }
+    assert!(waiting.rang(), "the next owner is told");
     let received = two.take(8 - more.len()).await;
     assert!(received.iter().all(moving));
     assert_eq!(assigned(&two).len(), 2);

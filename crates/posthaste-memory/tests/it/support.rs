@@ -2,7 +2,8 @@
 
 use std::future::poll_fn;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
 use posthaste_core::broker::{
@@ -268,4 +269,32 @@ pub(crate) fn kinds(outcomes: &[Result<Stored>]) -> Vec<Option<ErrorKind>> {
 /// Polls a future once.
 pub(crate) fn poll_once<F: Future + ?Sized>(future: std::pin::Pin<&mut F>) -> Poll<F::Output> {
     future.poll(&mut Context::from_waker(Waker::noop()))
+}
+
+/// Whether somebody was woken.
+#[derive(Debug, Default)]
+pub(crate) struct Alarm(AtomicBool);
+
+impl Wake for Alarm {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
+impl Sub {
+    /// Finds nothing, and waits: the alarm tells when it would be polled again.
+    pub(crate) fn wait(&mut self) -> Arc<Alarm> {
+        let alarm = Arc::new(Alarm::default());
+        let waker = Waker::from(Arc::clone(&alarm));
+        let polled = self.poll(&mut Context::from_waker(&waker), 9);
+        assert!(polled.is_pending(), "there is something: {polled:?}");
+        alarm.0.store(false, Ordering::SeqCst);
+        alarm
+    }
+}
+
+impl Alarm {
+    pub(crate) fn rang(&self) -> bool {
+        self.0.load(Ordering::SeqCst)
+    }
 }

@@ -58,7 +58,7 @@ async fn a_wrong_url_is_told_apart_and_shows_no_secret() {
 async fn an_unknown_scheme_lists_the_known_ones() {
     for url in ["carrierpigeon://localhost", "localhost"] {
         let text = refused(url).await.to_string();
-        for scheme in ["memory://", "nats://", "tls://"] {
+        for scheme in ["memory://", "nats://", "tls://", "nats-core://"] {
             assert!(text.contains(scheme), "{text}");
         }
     }
@@ -67,7 +67,7 @@ async fn an_unknown_scheme_lists_the_known_ones() {
 #[cfg(not(feature = "nats"))]
 #[tokio::test]
 async fn a_broker_whose_feature_is_off_names_the_feature() {
-    for scheme in ["nats", "tls"] {
+    for scheme in ["nats", "tls", "nats-core"] {
         let error = refused(&format!("{scheme}://user:hunter2@localhost:1")).await;
         assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
         let report = format!("{error:?}");
@@ -78,12 +78,24 @@ async fn a_broker_whose_feature_is_off_names_the_feature() {
 
 #[cfg(feature = "nats")]
 #[tokio::test]
-async fn an_absent_server_is_a_connection_error_without_the_password() {
+async fn a_server_that_says_nothing_is_a_timeout_without_the_password() {
+    // Connections reach the queue of this listener and nobody's ears.
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let port = listener.local_addr().expect("it is bound").port();
-    drop(listener);
-    let error = refused(&format!("nats://user:hunter2@127.0.0.1:{port}")).await;
+    let address = listener.local_addr().expect("it is bound");
+    let url = format!("nats://user:hunter2@{address}?connect_timeout=300ms");
+    let error = refused(&url).await;
     assert!(matches!(error.kind(), ErrorKind::Connection | ErrorKind::Timeout), "{error}");
     let report = format!("{error:?}");
     assert!(!report.contains("hunter2"), "{report}");
+}
+
+#[cfg(feature = "nats")]
+#[tokio::test]
+async fn the_rest_of_a_url_is_the_adapters() {
+    for scheme in ["nats", "tls", "nats-core"] {
+        let error = refused(&format!("{scheme}://user:hunter2@localhost?no_such=1")).await;
+        assert_eq!(error.kind(), Invalid, "{error}");
+        let report = format!("{error:?}");
+        assert!(report.contains("no_such") && !report.contains("hunter2"), "{report}");
+    }
 }
