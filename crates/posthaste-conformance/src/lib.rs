@@ -19,6 +19,7 @@
 mod case;
 pub mod cases;
 pub mod child;
+pub mod coverage;
 mod failure;
 pub mod fault;
 mod feature;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use posthaste_core::{Delivery, Error, PublishOptions, Publisher, Subscription};
 use tokio::task::JoinSet;
-use tokio::time::MissedTickBehavior;
+use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::failure::{Failed, Outcome};
 use crate::send::{number, numbered, until};
@@ -103,6 +103,9 @@ async fn publish(publisher: Publisher, shared: Arc<Published>, deadline: Duratio
     }
 }
 
+/// When each number was handled.
+type Handled = Arc<Mutex<BTreeMap<usize, Vec<Instant>>>>;
+
 /// How many deliveries a [`Handler`] has in hand while messages come.
 const IN_HAND: usize = 16;
 /// How long it waits for a further one before it finishes what it has.
@@ -114,7 +117,7 @@ const IDLE: Duration = Duration::from_millis(20);
 #[derive(Debug)]
 pub(crate) struct Handler {
     task: JoinSet<Outcome>,
-    handled: Arc<Mutex<BTreeMap<usize, u32>>>,
+    handled: Handled,
     stopper: posthaste_core::Stopper,
 }
 
@@ -156,8 +159,8 @@ impl Handler {
         .await
     }
 
-    /// Stops the subscription and returns how often each number was handled.
-    pub(crate) async fn stop(mut self, within: Duration) -> Outcome<BTreeMap<usize, u32>> {
+    /// Stops the subscription and returns when each number was handled.
+    pub(crate) async fn stop(mut self, within: Duration) -> Outcome<BTreeMap<usize, Vec<Instant>>> {
         self.stopper.stop();
         match tokio::time::timeout(within, self.task.join_next()).await {
             Ok(Some(Ok(ended))) => ended?,
@@ -169,7 +172,7 @@ impl Handler {
     }
 }
 
-async fn run(mut inbox: Subscription, handled: Arc<Mutex<BTreeMap<usize, u32>>>) -> Outcome {
+async fn run(mut inbox: Subscription, handled: Handled) -> Outcome {
     let mut in_hand = VecDeque::with_capacity(IN_HAND);
     loop {
         match tokio::time::timeout(IDLE, inbox.next()).await {
@@ -183,25 +186,31 @@ async fn run(mut inbox: Subscription, handled: Arc<Mutex<BTreeMap<usize, u32>>>)
 }
 
 /// Finishes the oldest until no more than so many are in hand.
-async fn finish(
-    in_hand: &mut VecDeque<Delivery>,
-    leave: usize,
-    handled: &Mutex<BTreeMap<usize, u32>>,
-) -> Outcome {
+async fn finish(in_hand: &mut VecDeque<Delivery>, leave: usize, handled: &Handled) -> Outcome {
     while in_hand.len() > leave {
         let Some(delivery) = in_hand.pop_front().filter(|delivery| !delivery.is_lost()) else {
             continue;
         };
         let number = number(delivery.envelope())?;
-        *lock(handled).entry(number).or_default() += 1;
+        lock(handled).entry(number).or_default().push(Instant::now());
         crate::receive::done_or_lost(delivery.ack().await)?;
     }
     Ok(())
 }
 
-/// The numbers that were handled more than once.
-pub(crate) fn repeated(handled: &BTreeMap<usize, u32>) -> BTreeSet<usize> {
-    handled.iter().filter(|(_, times)| **times > 1).map(|(number, _)| *number).collect()
+/// How many messages were handled again although they had been settled longer than `window` before
+/// whatever broke. Those that were settled within it may come again.
+pub(crate) fn repeated(
+    handled: &BTreeMap<usize, Vec<Instant>>,
+    breaks: &[Instant],
+    window: Duration,
+) -> usize {
+    // Settling takes a moment after handling has ended.
+    let window = window + Duration::from_millis(500);
+    let excused = |times: &[Instant]| {
+        times.iter().any(|time| breaks.iter().any(|at| *time <= *at && *at <= *time + window))
+    };
+    handled.values().filter(|times| times.len() > 1 && !excused(times)).count()
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

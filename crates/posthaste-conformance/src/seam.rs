@@ -20,6 +20,8 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::failure::{Failed, Outcome, ensure};
 
+/// Credit beyond what is waited for.
+const SPARE: usize = 50;
 /// More bytes than any case has.
 const PLENTY: usize = 1 << 30;
 
@@ -69,12 +71,31 @@ impl Member {
         self.arrived.pop_front().ok_or_else(|| Failed::new(format!("no message within {within:?}")))
     }
 
-    /// So many messages. The credit is what is missing, as core counts it.
+    /// So many messages, where there are no more. The credit is larger, because an adapter with
+    /// several sources divides it, and a lease runs on while the last one is waited for.
     pub(crate) async fn take(&mut self, count: usize, within: Duration) -> Outcome<Vec<Received>> {
+        self.take_with(SPARE, count, within).await
+    }
+
+    /// So many messages, with no more credit than that.
+    pub(crate) async fn take_exactly(
+        &mut self,
+        count: usize,
+        within: Duration,
+    ) -> Outcome<Vec<Received>> {
+        self.take_with(0, count, within).await
+    }
+
+    async fn take_with(
+        &mut self,
+        spare: usize,
+        count: usize,
+        within: Duration,
+    ) -> Outcome<Vec<Received>> {
         let end = Instant::now() + within;
         let mut taken = Vec::with_capacity(count);
         while taken.len() < count {
-            self.fetch(count - taken.len(), end).await?;
+            self.fetch(spare + count - taken.len(), end).await?;
             match self.arrived.pop_front() {
                 Some(received) => taken.push(received),
                 None => {
@@ -84,6 +105,27 @@ impl Member {
             }
         }
         Ok(taken)
+    }
+
+    /// So many messages, each acknowledged as it comes: whatever a lease is, it is long enough.
+    pub(crate) async fn handle(
+        &mut self,
+        count: usize,
+        within: Duration,
+    ) -> Outcome<Vec<Received>> {
+        let end = Instant::now() + within;
+        let mut handled = Vec::with_capacity(count);
+        while handled.len() < count {
+            let left = end.saturating_duration_since(Instant::now());
+            let next = self.next(SPARE, left).await;
+            let received = next.map_err(|failed| {
+                let got = handled.len();
+                failed.saying(format!("{got} of {count} messages in {within:?}"))
+            })?;
+            self.ack(&received).await?;
+            handled.push(received);
+        }
+        Ok(handled)
     }
 
     /// Whatever arrives within that time, which may be nothing.

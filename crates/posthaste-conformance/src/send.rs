@@ -4,9 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use posthaste_core::broker::{Destination, SendOptions};
-use posthaste_core::{
-    Broker, Bus, Confirmed, Envelope, Error, ErrorKind, Publisher, Result, TopicConfig,
-};
+use posthaste_core::{Broker, Bus, Confirmed, Envelope, Publisher, Result, TopicConfig};
 use tokio::time::timeout;
 
 use crate::failure::{Failed, Outcome, ensure_eq};
@@ -113,12 +111,4 @@ where
     Fut: Future<Output = Result<T, String>>,
 {
     Ok(crate::fault::wait::until(what, within, check).await?)
-}
-
-/// What a question that may fail for a while says: an error is *not yet*.
-pub(crate) fn not_yet(error: Error) -> String {
-    match error.kind() {
-        ErrorKind::Connection | ErrorKind::Timeout => format!("{} error", error.kind()),
-        _ => format!("{error:?}"),
-    }
 }

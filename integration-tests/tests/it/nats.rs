@@ -124,16 +124,21 @@ pub(crate) struct Remote {
     private: Option<Private>,
 }
 
+/// The server goes before its folder does.
 #[derive(Debug)]
 struct Private {
     server: Mutex<Server>,
-    dir: PathBuf,
+    _folder: Folder,
 }
 
-impl Drop for Private {
+/// Data and output of one server; deleted with it.
+#[derive(Debug)]
+struct Folder(PathBuf);
+
+impl Drop for Folder {
     fn drop(&mut self) {
-        // The server was killed with its data; what cannot be deleted is under `target`.
-        let _ = std::fs::remove_dir_all(&self.dir);
+        // What cannot be deleted is under `target`.
+        let _ = std::fs::remove_dir_all(&self.0);
     }
 }
 
@@ -151,7 +156,7 @@ impl Remote {
             .arg(&data)
             .args(further.iter().copied());
         let server = Mutex::new(Server::start(spec).await?);
-        let private = Some(Private { server, dir });
+        let private = Some(Private { server, _folder: Folder(dir) });
         Ok(Self { url: format!("nats://127.0.0.1:{port}"), addr, private })
     }
 

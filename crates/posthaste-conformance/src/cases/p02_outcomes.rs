@@ -1,9 +1,11 @@
 //! P2: a batch reports each entry, and what is unknown may be published again with the same id.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
 use std::time::Duration;
 
-use posthaste_core::{Envelope, ErrorKind, Topology};
+use posthaste_core::broker::{Destination, SendOptions};
+use posthaste_core::{Envelope, ErrorKind, Layout, Topology};
 
 use crate::case::cases;
 use crate::failure::{Outcome, ensure, ensure_eq, refused};
@@ -17,6 +19,7 @@ cases![P2;
     Claim a_confirmation_is_that_of_its_entry;
     Claim an_entry_that_is_refused_leaves_the_rest_alone
         when |can| can.max_message_bytes.is_some();
+    Edge an_adapter_refuses_entries_one_by_one when |can| can.max_message_bytes.is_some();
     Edge a_failed_publish_is_reported_as_failed;
     Edge an_unknown_outcome_is_sent_again_with_the_same_id;
     Edge refused_entries_are_not_sent_again;
@@ -78,6 +81,35 @@ async fn an_entry_that_is_refused_leaves_the_rest_alone(scene: &Scene) -> Outcom
     Ok(())
 }
 
+/// By the adapter's own call, without core that would refuse before.
+async fn an_adapter_refuses_entries_one_by_one(scene: &Scene) -> Outcome {
+    let bus = scene.bus().await?;
+    let (topic, group) = (scene.topic(), scene.group("a"));
+    let mut inbox = bus.subscribe(&topic).group(&group).start().await?;
+    let broker = scene.broker().await?;
+    let name = scene.topic_name()?;
+    let limit = broker.capabilities(Some(&name)).max_message_bytes.unwrap_or(1 << 20);
+    let to = Destination::new(name, Layout::Plain, false);
+    let is_large = |number: usize| number % 3 == 1;
+    // Far enough above the limit that no reserve of the adapter hides it.
+    let message = |number| sized(number, if is_large(number) { 2 * limit } else { 10 });
+    let mut batch: Vec<Envelope> = (0..9).map(message).collect();
+    let outcomes = broker.publish(&to, &mut batch, &SendOptions::default()).await?;
+    ensure_eq!(outcomes.len(), 9, "outcomes of a batch");
+    for (number, outcome) in outcomes.into_iter().enumerate() {
+        if is_large(number) {
+            let error = refused(outcome, &[ErrorKind::TooLarge], &format!("entry {number}"))?;
+            ensure!(!error.may_be_stored(), "what is too large is certainly not stored");
+        } else {
+            outcome?;
+        }
+    }
+    let small: BTreeSet<usize> = (0..9).filter(|number| !is_large(*number)).collect();
+    let handled = handle(&mut inbox, small.len(), scene.patience()).await?;
+    ensure_eq!(distinct(&handled)?, small, "what was stored");
+    Ok(())
+}
+
 /// There is no such topic and the application takes it for granted: nothing confirms that.
 async fn a_failed_publish_is_reported_as_failed(scene: &Scene) -> Outcome {
     let bus = scene.builder().await?.topology(Topology::Assume).build()?;
@@ -99,7 +131,7 @@ async fn an_unknown_outcome_is_sent_again_with_the_same_id(scene: &Scene) -> Out
     let mut inbox = bus.subscribe(&topic).group(&group).start().await?;
     let lost = |call: usize, _: &Envelope| if call == 0 { Step::LoseReply } else { Step::Pass };
     let scripted = Scripted::new(scene.broker().await?, lost);
-    let sender = Scene::bus_over(scripted.clone()).build()?;
+    let sender = Scene::bus_over(Arc::clone(&scripted) as _).build()?;
     let confirmed = sender.publisher(&topic)?.publish_envelope(numbered(0)).await?;
     ensure_eq!(confirmed.id(), "m-0", "the id of the confirmation");
     ensure_eq!(scripted.sent(), ["m-0", "m-0"], "what was sent");
@@ -125,7 +157,7 @@ async fn refused_entries_are_not_sent_again(scene: &Scene) -> Outcome {
         _ => Step::Pass,
     };
     let scripted = Scripted::new(scene.broker().await?, script);
-    let sender = Scene::bus_over(scripted.clone()).build()?;
+    let sender = Scene::bus_over(Arc::clone(&scripted) as _).build()?;
     let publisher = sender.publisher(&topic)?;
     let report = publisher.publish_all_envelopes((0..4).map(numbered).collect()).await;
     let failed: Vec<usize> = report.failures().map(|(index, _)| index).collect();

@@ -7,11 +7,13 @@ use crate::case::cases;
 use crate::failure::{Failed, Outcome, ensure, ensure_eq, refused};
 use crate::receive::{distinct, handle, nothing};
 use crate::scene::Scene;
+use crate::seam::{Member, request};
 use crate::send::{number, numbered, topic_with, up_to};
 
 cases![P6;
     Claim each_command_goes_to_one_consumer when |can| can.queue.is_kept();
     Edge a_queue_has_no_second_group when |can| can.queue.is_kept();
+    Edge an_adapter_lets_no_second_group_onto_a_queue when |can| can.queue.is_kept();
     Edge a_queue_is_no_topic_and_a_topic_no_queue when |can| can.queue.is_kept();
     Denial(Queue) queues_are_refused;
 ];
@@ -65,6 +67,26 @@ async fn a_queue_has_no_second_group(scene: &Scene) -> Outcome {
     let mut inbox = queue.subscribe().start().await?;
     queue.publish_envelope(numbered(0)).await?;
     ensure_eq!(handle(&mut inbox, 1, scene.patience()).await?, [0], "the command");
+    Ok(())
+}
+
+/// Asked by itself, without core that would refuse before: the commands stay with the queue's own
+/// consumer.
+async fn an_adapter_lets_no_second_group_onto_a_queue(scene: &Scene) -> Outcome {
+    let bus = scene.bus().await?;
+    let name = scene.topic();
+    bus.ensure(TopicConfig::queue(&name)).await?;
+    let broker = scene.broker().await?;
+    let other = request(&scene.topic_name()?, &scene.group_name("b")?, "m", scene.lease());
+    let joined = Member::join(&*broker, other).await;
+    let kinds = [ErrorKind::Conflict, ErrorKind::Unsupported, ErrorKind::Invalid];
+    refused(joined, &kinds, "another group on a queue, at the adapter")?;
+
+    let queue = bus.queue(&name)?;
+    let mut inbox = queue.subscribe().start().await?;
+    queue.publish_all_envelopes((0..5).map(numbered).collect()).await.into_result()?;
+    let handled = handle(&mut inbox, 5, scene.patience()).await?;
+    ensure_eq!(distinct(&handled)?, up_to(5), "the commands that the queue's consumer got");
     Ok(())
 }
 

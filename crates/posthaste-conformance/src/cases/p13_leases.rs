@@ -3,6 +3,8 @@
 
 use posthaste_core::{Layout, SubscriptionEvent};
 
+use tokio::time::Instant;
+
 use crate::case::cases;
 use crate::failure::{Outcome, ensure, ensure_eq};
 use crate::receive::{self, nothing, one};
@@ -85,12 +87,18 @@ async fn an_extended_lease_runs_from_then(scene: &Scene) -> Outcome {
     send(&*broker, &to, (0..2).map(numbered).collect()).await?;
     ensure_eq!(holder.lease(), lease, "the lease of a new group");
     let held = holder.take(2, scene.patience()).await?;
+    holder.extend(&held.iter().collect::<Vec<_>>()).await?;
+    // It fetches no more: what comes again comes to the other.
+    holder.stop(lease / 2).await?;
     let mut other = Member::join(&*broker, request(&topic, &group, "other", lease)).await?;
     let mut taken = Vec::new();
+    let mut prolonged = Instant::now();
     for _ in 0..8 {
         taken.extend(other.listen(1, lease / 3).await?);
         let extended = holder.extend(&[&held[0]]).await?;
-        ensure!(extended.lost.is_empty(), "a lease was lost although it was prolonged in time");
+        let after = prolonged.elapsed();
+        ensure!(extended.lost.is_empty(), "a lease of {lease:?} was lost {after:?} after that");
+        prolonged = Instant::now();
     }
     let ids: Vec<&str> = taken.iter().map(|received| received.envelope.id()).collect();
     ensure!(!ids.contains(&held[0].envelope.id()), "the prolonged one was given away: {ids:?}");

@@ -4,7 +4,8 @@
 use std::collections::BTreeMap;
 
 use fastrand::Rng;
-use posthaste_core::{Envelope, ErrorKind, PublishOptions, Timestamp};
+use posthaste_core::broker::{Destination, SendOptions};
+use posthaste_core::{Envelope, ErrorKind, Layout, PublishOptions, Timestamp};
 
 use crate::case::cases;
 use crate::failure::{Failed, Outcome, ensure, ensure_eq, refused};
@@ -18,6 +19,7 @@ cases![P20;
     Edge whatever_chance_makes_arrives_as_sent;
     Edge the_largest_message_arrives_and_a_larger_one_is_refused
         when |can| can.max_message_bytes.is_some();
+    Edge an_adapter_survives_a_message_that_is_too_large when |can| can.max_message_bytes.is_some();
     Edge a_header_that_is_too_large_is_refused when |can| can.max_message_bytes.is_some();
     Edge what_an_application_may_not_say_is_refused;
     Edge envelopes_keep_everything_over_redelivery;
@@ -203,6 +205,43 @@ async fn the_largest_message_arrives_and_a_larger_one_is_refused(scene: &Scene) 
         ensure!(!error.may_be_stored(), "it is certainly not stored");
         publish(&publisher, more..more + 1).await?;
         ensure_eq!(handle(&mut inbox, 1, scene.patience()).await?, [more], "the next message");
+    }
+    Ok(())
+}
+
+/// By the adapter's own call. One of exactly the limit arrives whole or is refused; one above it is
+/// refused; and the same connection goes on in both directions.
+async fn an_adapter_survives_a_message_that_is_too_large(scene: &Scene) -> Outcome {
+    let broker = scene.broker().await?;
+    let bus = Scene::bus_over(std::sync::Arc::clone(&broker)).build()?;
+    let (topic, group) = (scene.topic(), scene.group("a"));
+    let mut inbox = bus.subscribe(&topic).group(&group).start().await?;
+    let name = scene.topic_name()?;
+    let limit = broker.capabilities(Some(&name)).max_message_bytes.unwrap_or(1 << 20);
+    let to = Destination::new(name, Layout::Plain, false);
+    let options = SendOptions::default();
+    let exact = sized(0, limit.saturating_sub(sized(0, 0).size() - sized(0, 0).payload().len()));
+    ensure_eq!(exact.size(), limit, "the size of a message of exactly the limit");
+    let sizes = [(exact.clone(), true), (sized(1, 2 * limit), false)];
+    for (number, (envelope, may_pass)) in sizes.into_iter().enumerate() {
+        let outcomes = broker.publish(&to, &mut [envelope], &options).await?;
+        for outcome in outcomes {
+            match outcome {
+                Ok(_) => {
+                    ensure!(may_pass, "twice the limit was confirmed");
+                    let delivery = one(&mut inbox, scene.patience()).await?;
+                    ensure!(delivery.payload() == exact.payload(), "the largest message differs");
+                    delivery.ack().await?;
+                }
+                Err(error) => {
+                    ensure_eq!(error.kind(), ErrorKind::TooLarge, "message {number}");
+                    ensure!(!error.may_be_stored(), "it is certainly not stored");
+                }
+            }
+        }
+        let next = 10 + number;
+        crate::send::send(&*broker, &to, vec![numbered(next)]).await?;
+        ensure_eq!(handle(&mut inbox, 1, scene.patience()).await?, [next], "the next message");
     }
     Ok(())
 }

@@ -3,6 +3,7 @@
 
 use std::future::poll_fn;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -39,7 +40,7 @@ async fn a_blocked_publish_ends_by_its_deadline(scene: &Scene) -> Outcome {
     topic_with(&scene.bus().await?, &topic, &[&group]).await?;
     let scripted = Scripted::new(scene.broker().await?, |_, _| Step::Pass);
     let deadline = Duration::from_millis(500);
-    let bus = Scene::bus_over(scripted.clone()).publish_deadline(deadline).build()?;
+    let bus = Scene::bus_over(Arc::clone(&scripted) as _).publish_deadline(deadline).build()?;
     let publisher = bus.publisher(&topic)?;
     scripted.block();
     let begun = Instant::now();
@@ -93,7 +94,7 @@ async fn a_full_window_says_so_by_the_deadline(scene: &Scene) -> Outcome {
     topic_with(&scene.bus().await?, &topic, &[&group]).await?;
     let scripted = Scripted::new(scene.broker().await?, |_, _| Step::Pass);
     let deadline = Duration::from_millis(500);
-    let builder = Scene::bus_over(scripted.clone()).window(10, 1 << 20);
+    let builder = Scene::bus_over(Arc::clone(&scripted) as _).window(10, 1 << 20);
     let bus = builder.publish_deadline(deadline).build()?;
     let publisher = bus.publisher(&topic)?;
     scripted.block();

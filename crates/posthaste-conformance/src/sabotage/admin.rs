@@ -1,6 +1,7 @@
 //! Administration gone wrong.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use posthaste_core::broker::{
@@ -13,12 +14,15 @@ use posthaste_core::{
 };
 
 use super::mutant::Mutant;
+use super::saboteur::Saboteur;
+
+/// More letters than a case has.
+const ALL_LETTERS: usize = 1_000;
 
 #[derive(Debug)]
 pub(super) struct SabotagedAdmin {
     pub(super) inner: Arc<dyn Broker>,
-    pub(super) mutant: Mutant,
-    pub(super) secret: String,
+    pub(super) saboteur: Saboteur,
 }
 
 impl SabotagedAdmin {
@@ -27,109 +31,170 @@ impl SabotagedAdmin {
     }
 
     fn is(&self, mutant: Mutant) -> bool {
-        self.mutant == mutant
+        self.saboteur.is(mutant)
     }
 
-    /// The error as it is, or with more than it may say.
-    pub(super) fn said(&self, error: Error) -> Error {
-        if self.is(Mutant::SecretInErrors) {
-            error.with_context("url", format_args!("broker://user:{}@host", self.secret))
-        } else {
-            error
+    fn said<T>(&self, outcome: Result<T>) -> Result<T> {
+        outcome.map_err(|error| self.saboteur.said(error))
+    }
+
+    fn described(&self, mut info: TopicInfo) -> TopicInfo {
+        match self.saboteur.mutant {
+            Mutant::QueuesAreTopics => info.queue = false,
+            Mutant::HideTheNativeName => info.native.clear(),
+            _ => {}
+        }
+        info
+    }
+
+    /// Another ending for an `ensure` of something that is there and differs.
+    async fn resolved(&self, topic: &TopicSpec, conflict: Error) -> Result<TopicInfo> {
+        match self.saboteur.mutant {
+            Mutant::HideDifferences => self.real().describe(&topic.name).await,
+            Mutant::OverwriteWhatDiffers | Mutant::Repartition => {
+                self.real().delete_topic(&topic.name).await?;
+                self.real().ensure(topic, Topology::Create).await
+            }
+            _ => Err(self.saboteur.said(conflict)),
+        }
+    }
+
+    async fn others(&self, topic: &TopicName, group: &GroupName) -> Result<Vec<GroupName>> {
+        let groups = self.real().groups(topic).await?.into_iter().map(|info| info.name);
+        Ok(groups.filter(|name| name != group).collect())
+    }
+
+    /// Succeeds where the broker refuses because of live members.
+    fn despite_members(&self, mutant: Mutant, outcome: Result<()>) -> Result<()> {
+        match outcome {
+            Err(error) if self.is(mutant) && error.kind() == ErrorKind::Conflict => Ok(()),
+            outcome => self.said(outcome),
         }
     }
 }
 
 #[async_trait]
+#[deny(clippy::missing_trait_methods)]
 impl Admin for SabotagedAdmin {
     async fn ensure(&self, topic: &TopicSpec, topology: Topology) -> Result<TopicInfo> {
+        let mut spec = topic.clone();
+        if self.is(Mutant::GroupsComeWithTheirMembers) && !spec.queue {
+            spec.groups.clear();
+        }
         let creates = self.is(Mutant::CreateUnderVerify);
         let topology = if creates { Topology::Create } else { topology };
-        match self.real().ensure(topic, topology).await {
-            Err(error)
-                if self.is(Mutant::HideDifferences) && error.kind() == ErrorKind::Conflict =>
-            {
-                self.real().describe(&topic.name).await
-            }
-            outcome => outcome.map_err(|error| self.said(error)),
-        }
+        let ensured = match self.real().ensure(&spec, topology).await {
+            Err(error) if error.kind() == ErrorKind::Conflict => self.resolved(&spec, error).await,
+            outcome => self.said(outcome),
+        };
+        ensured.map(|info| self.described(info))
     }
 
     async fn verify(&self, topic: &TopicSpec) -> Result<Vec<Difference>> {
         if self.is(Mutant::CreateUnderVerify) {
             self.real().ensure(topic, Topology::Create).await?;
         }
-        let found = self.real().verify(topic).await.map_err(|error| self.said(error))?;
-        Ok(if self.is(Mutant::HideDifferences) { Vec::new() } else { found })
+        let found = self.said(self.real().verify(topic).await)?;
+        Ok(match self.saboteur.mutant {
+            Mutant::HideDifferences => Vec::new(),
+            Mutant::SwapWantedAndFound => {
+                let swapped = |it: Difference| Difference::new(it.setting, it.found, it.wanted);
+                found.into_iter().map(swapped).collect()
+            }
+            _ => found,
+        })
     }
 
     async fn describe(&self, topic: &TopicName) -> Result<TopicInfo> {
         if self.is(Mutant::CreateUnderVerify) {
             return self.real().ensure(&TopicSpec::plain(topic.clone()), Topology::Create).await;
         }
-        self.real().describe(topic).await.map_err(|error| self.said(error))
+        self.said(self.real().describe(topic).await).map(|info| self.described(info))
     }
 
     async fn delete_topic(&self, topic: &TopicName) -> Result<()> {
-        self.real().delete_topic(topic).await
+        self.said(self.real().delete_topic(topic).await)
     }
 
     async fn purge(&self, topic: &TopicName) -> Result<Option<u64>> {
-        self.real().purge(topic).await
+        if self.is(Mutant::PurgeNothing) {
+            return Ok(None);
+        }
+        self.said(self.real().purge(topic).await)
     }
 
     async fn groups(&self, topic: &TopicName) -> Result<Vec<GroupInfo>> {
-        self.real().groups(topic).await
+        let mut groups = self.said(self.real().groups(topic).await)?;
+        match self.saboteur.mutant {
+            Mutant::ListNoGroup => groups.clear(),
+            Mutant::NobodyIsAbandoned => {
+                for info in &mut groups {
+                    info.members = Some(1);
+                    info.idle_for = Some(Duration::ZERO);
+                }
+            }
+            _ => {}
+        }
+        Ok(groups)
     }
 
     async fn delete_group(&self, topic: &TopicName, group: &GroupName) -> Result<()> {
         if self.is(Mutant::DeleteGroupDoesNothing) {
             return Ok(());
         }
-        match self.real().delete_group(topic, group).await {
-            Err(error)
-                if self.is(Mutant::DeleteUnderMembers) && error.kind() == ErrorKind::Conflict =>
-            {
-                Ok(())
-            }
-            outcome => outcome,
-        }
+        let deleted = self.real().delete_group(topic, group).await;
+        self.despite_members(Mutant::DeleteUnderMembers, deleted)
     }
 
     async fn lag(&self, topic: &TopicName, group: &GroupName) -> Result<Lag> {
-        let lag = self.real().lag(topic, group).await.map_err(|error| self.said(error))?;
-        if !self.is(Mutant::LagIsZero) {
-            return Ok(lag);
+        let mut lag = match self.real().lag(topic, group).await {
+            Err(error)
+                if self.is(Mutant::NothingHasALag) && error.kind() == ErrorKind::NotFound =>
+            {
+                Lag::default()
+            }
+            outcome => self.said(outcome)?,
+        };
+        match self.saboteur.mutant {
+            Mutant::LagIsZero => {
+                (lag.ready, lag.in_flight, lag.delayed) = (Some(0), Some(0), Some(0));
+                lag.oldest_age = None;
+            }
+            Mutant::CountOneMore => lag.ready = lag.ready.map(|ready| ready.saturating_add(1)),
+            Mutant::AgeStandsStill => lag.oldest_age = Some(Duration::from_secs(1)),
+            _ => {}
         }
-        let mut none = Lag::default();
-        none.ready = Some(0);
-        none.in_flight = Some(0);
-        none.delayed = Some(0);
-        none.exact = lag.exact;
-        Ok(none)
+        Ok(lag)
     }
 
     async fn seek(&self, topic: &TopicName, group: &GroupName, to: Start) -> Result<()> {
         if self.is(Mutant::SeekNowhere) {
             return self.real().lag(topic, group).await.map(drop);
         }
-        match self.real().seek(topic, group, to).await {
-            Err(error)
-                if self.is(Mutant::SeekUnderMembers) && error.kind() == ErrorKind::Conflict =>
-            {
-                Ok(())
+        if self.is(Mutant::SeekEveryGroup) {
+            for other in self.others(topic, group).await? {
+                // One that has members stays where it is.
+                let _ = self.real().seek(topic, &other, to).await;
             }
-            outcome => outcome.map_err(|error| self.said(error)),
         }
+        let sought = self.real().seek(topic, group, to).await;
+        if self.is(Mutant::NameNoMember)
+            && sought.as_ref().is_err_and(|error| error.kind() == ErrorKind::Conflict)
+        {
+            return Err(Error::new(ErrorKind::Conflict, "the group is in use"));
+        }
+        self.despite_members(Mutant::SeekUnderMembers, sought)
     }
 
     async fn range(&self, topic: &TopicName, query: &RangeQuery) -> Result<Vec<Retained>> {
-        let query = if self.is(Mutant::RangeFromTheStart) {
-            RangeQuery::new(Start::Earliest, query.limit)
-        } else {
-            query.clone()
+        let query = match self.saboteur.mutant {
+            Mutant::RangeFromTheStart => RangeQuery::new(Start::Earliest, query.limit),
+            Mutant::RangeWithoutItsEnd => {
+                RangeQuery::new(query.from, query.limit.saturating_add(3))
+            }
+            _ => query.clone(),
         };
-        self.real().range(topic, &query).await
+        self.said(self.real().range(topic, &query).await)
     }
 
     async fn dead_letters(
@@ -138,7 +203,18 @@ impl Admin for SabotagedAdmin {
         group: &GroupName,
         query: &DeadLetterQuery,
     ) -> Result<DeadLetterPage> {
-        self.real().dead_letters(topic, group, query).await
+        if self.is(Mutant::EveryPageIsTheFirst) {
+            let first = DeadLetterQuery::first(query.limit);
+            return self.real().dead_letters(topic, group, &first).await;
+        }
+        let mut page = self.said(self.real().dead_letters(topic, group, query).await)?;
+        if self.is(Mutant::LettersOfAllGroups) {
+            for other in self.others(topic, group).await? {
+                let theirs = self.real().dead_letters(topic, &other, query).await?;
+                page.letters.extend(theirs.letters);
+            }
+        }
+        Ok(page)
     }
 
     async fn replay(
@@ -148,9 +224,10 @@ impl Admin for SabotagedAdmin {
         letters: &[LetterId],
     ) -> Result<Vec<Result<()>>> {
         if !self.is(Mutant::ReplayToAllGroups) {
-            return self.real().replay(topic, group, letters).await;
+            return self.said(self.real().replay(topic, group, letters).await);
         }
-        let page = self.real().dead_letters(topic, group, &DeadLetterQuery::first(1_000)).await?;
+        let all = DeadLetterQuery::first(ALL_LETTERS);
+        let page = self.real().dead_letters(topic, group, &all).await?;
         let found = self.real().describe(topic).await?;
         let to = Destination::new(topic.clone(), found.layout, found.queue);
         for stored in page.letters.iter().filter(|stored| letters.contains(&stored.id)) {
@@ -166,6 +243,9 @@ impl Admin for SabotagedAdmin {
         group: &GroupName,
         letters: &[LetterId],
     ) -> Result<Vec<Result<()>>> {
-        self.real().discard(topic, group, letters).await
+        if self.is(Mutant::DiscardNothing) {
+            return Ok(letters.iter().map(|_| Ok(())).collect());
+        }
+        self.said(self.real().discard(topic, group, letters).await)
     }
 }

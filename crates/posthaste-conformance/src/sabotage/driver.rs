@@ -2,33 +2,47 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 
-use posthaste_core::broker::{Credit, DriverEvent, Polled, Received, Settler, SubscriptionDriver};
-use posthaste_core::{Envelope, ErrorKind, Result, Timestamp};
+use posthaste_core::broker::{
+    Attempt, Credit, DriverEvent, Polled, Received, Settler, SubscriptionDriver,
+};
+use posthaste_core::{Error, ErrorKind, Result};
 
+use super::envelope;
 use super::mutant::Mutant;
-use super::plot::{Plot, copied};
-use super::settle::SabotagedSettler;
+use super::plot::{Place, copied};
+use super::saboteur::Saboteur;
+use super::settler::SabotagedSettler;
 
 #[derive(Debug)]
 pub(super) struct SabotagedDriver {
     pub(super) inner: Box<dyn SubscriptionDriver>,
     pub(super) settler: Arc<SabotagedSettler>,
-    pub(super) mutant: Mutant,
-    pub(super) plot: Arc<Plot>,
+    pub(super) saboteur: Saboteur,
     pub(super) member: u64,
+    pub(super) place: Place,
     /// Which of the topic's groups ours is, by age.
     pub(super) rank: usize,
     pub(super) queue: bool,
+    /// How many topics were asked for.
+    pub(super) topics: usize,
+    /// Whether a subscription of the connection has failed.
+    pub(super) failed: Arc<AtomicBool>,
     /// Nothing comes any more.
     pub(super) deaf: bool,
     pub(super) seen: usize,
+    pub(super) stopped: bool,
     /// The ids of messages that are not passed on any more.
     pub(super) withheld: HashSet<String>,
-    pub(super) stopped: bool,
+    /// Whether the next batch is withheld.
+    pub(super) withholds: bool,
+    /// What is passed on when nothing else comes.
+    pub(super) later: Vec<Received>,
 }
 
+#[deny(clippy::missing_trait_methods)]
 impl SubscriptionDriver for SabotagedDriver {
     fn poll_batch(
         &mut self,
@@ -36,9 +50,19 @@ impl SubscriptionDriver for SabotagedDriver {
         out: &mut Vec<Received>,
         credit: Credit,
     ) -> Poll<Result<Polled>> {
-        let stalls = self.mutant == Mutant::OneSlowStallsTheOthers
-            && !self.stopped
-            && self.plot.others_hold(self.member);
+        if self.stopped {
+            match self.saboteur.mutant {
+                Mutant::HangInStop => return Poll::Pending,
+                Mutant::FetchAfterAStop => return self.fetch_and_keep(cx),
+                _ => return self.poll(cx, out, credit),
+            }
+        }
+        let ends = self.saboteur.is(Mutant::OneEndsTheOthers);
+        if ends && self.failed.load(Ordering::Acquire) {
+            return Poll::Ready(Err(failed("sabotage: another subscription has failed")));
+        }
+        let stalls = self.saboteur.is(Mutant::OneSlowStallsTheOthers)
+            && self.saboteur.plot.others_hold(self.member);
         if self.deaf || stalls {
             return Poll::Pending;
         }
@@ -48,39 +72,15 @@ impl SubscriptionDriver for SabotagedDriver {
             return Poll::Ready(Ok(Polled::Batch));
         }
         let credit = self.credit(credit);
-        loop {
-            let from = out.len();
-            match self.inner.poll_batch(cx, out, credit) {
-                Poll::Ready(Ok(Polled::Batch)) => {
-                    let fresh = out.split_off(from);
-                    out.extend(self.twist(fresh));
-                    if out.len() > from {
-                        return Poll::Ready(Ok(Polled::Batch));
-                    }
-                }
-                Poll::Ready(Ok(Polled::Event(event))) => {
-                    if self.passes(&event) {
-                        return Poll::Ready(Ok(Polled::Event(event)));
-                    }
-                }
-                Poll::Ready(Err(error))
-                    if self.mutant == Mutant::VanishInSilence
-                        && error.kind() == ErrorKind::NotFound =>
-                {
-                    self.deaf = true;
-                }
-                polled => return polled,
-            }
-            if self.deaf {
-                return Poll::Pending;
-            }
-        }
+        self.poll(cx, out, credit)
     }
 
     fn stop(&mut self) {
         self.stopped = true;
-        self.deaf = false;
-        self.inner.stop();
+        self.settler.stop();
+        if !self.saboteur.is(Mutant::FetchAfterAStop) {
+            self.inner.stop();
+        }
     }
 
     fn settler(&self) -> Arc<dyn Settler> {
@@ -90,70 +90,145 @@ impl SubscriptionDriver for SabotagedDriver {
 
 impl SabotagedDriver {
     const fn credit(&self, credit: Credit) -> Credit {
-        match self.mutant {
-            Mutant::ExceedTheCredit if !self.stopped => {
-                Credit::new(credit.messages.saturating_mul(2), credit.bytes)
-            }
-            Mutant::IgnoreTheBytes => Credit::new(credit.messages, usize::MAX),
+        let Credit { messages, bytes, .. } = credit;
+        match self.saboteur.mutant {
+            Mutant::ExceedTheCredit => Credit::new(messages.saturating_mul(2), bytes),
+            Mutant::CreditForEachTopic => Credit::new(messages.saturating_mul(self.topics), bytes),
+            Mutant::IgnoreTheBytes => Credit::new(messages, usize::MAX),
             _ => credit,
         }
     }
 
     fn copies(&self, credit: Credit) -> Vec<Received> {
-        let takes =
-            matches!(self.mutant, Mutant::DeliverToASecondMember | Mutant::TakeFromTheHolder);
-        if takes && !self.stopped {
-            self.plot.copies(self.member, credit.messages)
-        } else {
-            Vec::new()
+        match self.saboteur.mutant {
+            Mutant::DeliverToASecondMember
+            | Mutant::TakeFromTheHolder
+            | Mutant::TwoHoldersOfAKey => self.saboteur.plot.copies(self.member, credit.messages),
+            _ => Vec::new(),
         }
     }
 
-    /// Whether the event is passed on.
-    fn passes(&mut self, event: &DriverEvent) -> bool {
-        match (self.mutant, event) {
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        out: &mut Vec<Received>,
+        credit: Credit,
+    ) -> Poll<Result<Polled>> {
+        loop {
+            let mut fresh = Vec::new();
+            match self.inner.poll_batch(cx, &mut fresh, credit) {
+                Poll::Ready(Ok(Polled::Batch)) => {
+                    let chokes = self.saboteur.is(Mutant::ChokeOnForeign);
+                    if chokes && fresh.iter().any(|received| received.envelope.is_foreign()) {
+                        let error = Error::new(ErrorKind::Decode, "sabotage: not one of ours");
+                        return Poll::Ready(Err(error));
+                    }
+                    let before = out.len();
+                    out.extend(self.twist(fresh));
+                    if out.len() > before {
+                        return Poll::Ready(Ok(Polled::Batch));
+                    }
+                }
+                Poll::Ready(Ok(Polled::Event(event))) => match self.tell(event) {
+                    Some(Ok(event)) => return Poll::Ready(Ok(Polled::Event(event))),
+                    Some(Err(error)) => return Poll::Ready(Err(error)),
+                    None if self.deaf => return Poll::Pending,
+                    None => {}
+                },
+                Poll::Ready(Ok(polled)) => return Poll::Ready(Ok(polled)),
+                Poll::Ready(Err(error)) => {
+                    self.failed.store(true, Ordering::Release);
+                    let vanished = error.kind() == ErrorKind::NotFound;
+                    if vanished && self.saboteur.is(Mutant::VanishInSilence) {
+                        self.deaf = true;
+                        return Poll::Pending;
+                    }
+                    return Poll::Ready(Err(self.saboteur.said(error)));
+                }
+                Poll::Pending if self.later.is_empty() => return Poll::Pending,
+                Poll::Pending => {
+                    out.append(&mut self.later);
+                    return Poll::Ready(Ok(Polled::Batch));
+                }
+            }
+        }
+    }
+
+    /// Until everything that was passed on is settled, more is fetched, and passed on to nobody.
+    fn fetch_and_keep(&mut self, cx: &mut Context<'_>) -> Poll<Result<Polled>> {
+        let mut kept = Vec::new();
+        loop {
+            match self.inner.poll_batch(cx, &mut kept, Credit::new(10, usize::MAX)) {
+                Poll::Ready(Ok(Polled::Batch | Polled::Event(_))) => {}
+                Poll::Pending if !self.saboteur.plot.held(self.member).is_empty() => {
+                    return Poll::Pending;
+                }
+                Poll::Ready(_) | Poll::Pending => return Poll::Ready(Ok(Polled::Stopped)),
+            }
+        }
+    }
+
+    /// What is told of an event: something, nothing, or that it is the end.
+    fn tell(&mut self, event: DriverEvent) -> Option<Result<DriverEvent>> {
+        match (self.saboteur.mutant, event) {
             (Mutant::HideLoss, DriverEvent::Lost { .. })
-            | (Mutant::HideDifferingLeases, DriverEvent::Differs(_)) => false,
-            (Mutant::StayAway, DriverEvent::Disconnected { .. }) => {
+            | (Mutant::HideDifferingLeases, DriverEvent::Differs(_))
+            | (Mutant::HideTheReturn, DriverEvent::Reconnected) => None,
+            (Mutant::LoseOneMore, DriverEvent::Lost { topic, count, reason }) => {
+                let count = count.map(|count| count.saturating_sub(1));
+                Some(Ok(DriverEvent::Lost { topic, count, reason }))
+            }
+            (Mutant::EndAtADisconnect, DriverEvent::Disconnected { .. }) => {
+                Some(Err(failed("sabotage: the connection was lost")))
+            }
+            (Mutant::StayAway, event @ DriverEvent::Disconnected { .. }) => {
                 self.deaf = true;
-                true
+                Some(Ok(event))
             }
-            (Mutant::LoseWhatWasInFlight, DriverEvent::Disconnected { .. }) => {
-                self.withheld.extend(self.plot.held(self.member));
-                true
+            (Mutant::LoseWhatWasInFlight, event @ DriverEvent::Disconnected { .. }) => {
+                self.withheld.extend(self.saboteur.plot.held(self.member));
+                self.withholds = true;
+                Some(Ok(event))
             }
-            _ => true,
+            (_, event) => Some(Ok(event)),
         }
     }
 
     fn twist(&mut self, batch: Vec<Received>) -> Vec<Received> {
+        if std::mem::take(&mut self.withholds) {
+            let ids = batch.iter().map(|received| received.envelope.id().to_owned());
+            self.withheld.extend(ids);
+        }
         let mut kept = Vec::with_capacity(batch.len());
         for mut received in batch {
             self.seen += 1;
             if self.drops(&received) {
                 continue;
             }
-            match self.mutant {
-                Mutant::ForgetTheFlag => received.attempt.count = 1,
-                Mutant::AttemptsEndAtTwo => {
-                    received.attempt.count = received.attempt.count.min(2);
-                }
-                _ => {}
+            received.attempt = self.attempt(&received);
+            if self.saboteur.is(Mutant::NameAnotherPartition) {
+                let beside = received.position.partition.map(|partition| partition ^ 1);
+                received.position = received.position.in_partition(beside);
             }
-            if let Some(envelope) = twisted(self.mutant, &received.envelope) {
+            if let Some(envelope) = envelope::twisted(self.saboteur.mutant, &received.envelope) {
                 received.envelope = envelope;
             }
             self.settler.note(&received);
-            self.plot.note(self.member, &received);
-            let double = self.mutant == Mutant::DoubleCommands && self.queue;
+            self.saboteur.plot.note(self.member, &received);
+            let double = self.queue && self.saboteur.is(Mutant::DoubleCommands);
             let second = double.then(|| {
                 let Received { envelope, lane, attempt, position, .. } = &received;
                 copied(envelope, lane, *attempt, *position)
             });
-            kept.push(received);
+            let again = received.attempt.count > 1 && received.envelope.key().is_some();
+            if again && self.saboteur.is(Mutant::RequeueToTheEnd) {
+                self.later.push(received);
+            } else {
+                kept.push(received);
+            }
             kept.extend(second);
         }
-        if self.mutant == Mutant::SwapTwoOfAKey {
+        if self.saboteur.is(Mutant::SwapTwoOfAKey) {
             swap_two_of_a_key(&mut kept);
         }
         kept
@@ -161,7 +236,7 @@ impl SabotagedDriver {
 
     /// Dropped without a word: it stays unsettled at the broker.
     fn drops(&self, received: &Received) -> bool {
-        match self.mutant {
+        match self.saboteur.mutant {
             Mutant::NeverAgain => received.attempt.count > 1,
             Mutant::SkipAGroup => self.rank > 0 && self.seen.is_multiple_of(5),
             Mutant::DropForeign => received.envelope.is_foreign(),
@@ -169,74 +244,51 @@ impl SabotagedDriver {
             _ => false,
         }
     }
+
+    fn attempt(&self, received: &Received) -> Attempt {
+        let Attempt { count, exact, .. } = received.attempt;
+        let (count, exact) = match self.saboteur.mutant {
+            Mutant::ForgetTheFlag => (1, exact),
+            Mutant::AttemptsEndAtTwo => (count.min(2), exact),
+            Mutant::ReleaseCountsTwice => {
+                let topic = received.lane.topic();
+                let releases = self.saboteur.plot.releases(topic, received.envelope.id());
+                (count.saturating_add(releases), exact)
+            }
+            Mutant::DenyExactness => (count, !exact),
+            _ => return received.attempt,
+        };
+        if exact { Attempt::exact(count) } else { Attempt::approximate(count) }
+    }
 }
 
 impl Drop for SabotagedDriver {
     fn drop(&mut self) {
-        self.plot.leave(self.member);
+        let held = self.saboteur.plot.leave(self.member);
+        match self.saboteur.mutant {
+            Mutant::LeaveTakesEverything => self.saboteur.plot.rob(&self.place, self.member),
+            Mutant::BuryWithTheHolder if !self.stopped && !held.is_empty() => {
+                self.saboteur.plot.inherit((self.settler.inner(), held));
+            }
+            _ => {}
+        }
     }
+}
+
+fn failed(message: &'static str) -> Error {
+    Error::new(ErrorKind::Connection, message)
 }
 
 fn swap_two_of_a_key(batch: &mut [Received]) {
+    let same = |one: &Received, two: &Received| {
+        one.envelope.key().is_some() && one.envelope.key() == two.envelope.key()
+    };
     for second in 1..batch.len() {
-        let key = batch[second].envelope.key();
-        let first =
-            (0..second).rev().find(|first| key.is_some() && batch[*first].envelope.key() == key);
-        if let Some(first) = first {
-            batch.swap(first, second);
+        let (before, rest) = batch.split_at_mut(second);
+        let Some(second) = rest.first_mut() else { return };
+        if let Some(first) = before.iter_mut().rev().find(|first| same(first, second)) {
+            std::mem::swap(first, second);
             return;
         }
     }
-}
-
-/// The envelope with something missing; nothing if the mutant leaves it alone.
-fn twisted(mutant: Mutant, envelope: &Envelope) -> Option<Envelope> {
-    let builder = envelope.to_builder();
-    let builder = match mutant {
-        Mutant::LoseTheExpiry => builder.expires_at(envelope.expires_at().map(|_| Timestamp::MAX)?),
-        Mutant::TruncateThePayload if envelope.payload().len() > 1_000 => {
-            let end = envelope.payload().len() - 1;
-            builder.payload(envelope.payload().slice(..end))
-        }
-        Mutant::LoseARepeatedHeader => {
-            let names: Vec<&str> = envelope.headers().map(|(name, _)| name).collect();
-            let repeated =
-                names.iter().enumerate().find(|(at, name)| names[..*at].contains(name))?.1;
-            let values: Vec<&[u8]> = envelope.header_all(repeated).collect();
-            let builder = builder.remove_header(repeated);
-            let kept = values.iter().take(values.len() - 1);
-            kept.fold(builder, |builder, value| builder.header(repeated, value))
-        }
-        Mutant::LoseTheTrace => {
-            envelope.trace_parent()?;
-            return without_trace(envelope);
-        }
-        _ => return None,
-    };
-    Some(builder.build_lenient())
-}
-
-/// There is no way to take an attribute out, so it is built anew from all others.
-fn without_trace(envelope: &Envelope) -> Option<Envelope> {
-    let mut builder = Envelope::builder(envelope.event_type())
-        .source(envelope.source())
-        .id(envelope.id())
-        .payload(envelope.payload().clone());
-    macro_rules! keep {
-        ($($name:ident),*) => {
-            $( if let Some(value) = envelope.$name() { builder = builder.$name(value); } )*
-        };
-    }
-    keep!(subject, time, content_type, data_schema, correlation_id, causation_id, reply_to);
-    keep!(trace_state, sequence, expires_at, data_ref, schema_version);
-    if let Some(key) = envelope.key() {
-        builder = builder.key_ref(key);
-    }
-    for (name, value) in envelope.extensions() {
-        builder = builder.extension(name, value);
-    }
-    for (name, value) in envelope.headers() {
-        builder = builder.header(name, value);
-    }
-    builder.build().ok()
 }
