@@ -7,6 +7,7 @@ use async_nats::jetstream::consumer::DeliverPolicy;
 use async_nats::jetstream::context::PublishAckFuture;
 use async_nats::jetstream::message::{PublishMessage, StreamMessage};
 use async_nats::jetstream::stream::RawMessage;
+use futures_util::FutureExt as _;
 use futures_util::stream::{self, StreamExt as _};
 use posthaste_core::broker::{DeadLetterPage, DeadLetterQuery, StoredLetter};
 use posthaste_core::{
@@ -16,6 +17,8 @@ use serde::Deserialize;
 use serde_json::json;
 
 use crate::convert::Origin;
+use tokio::time::Instant;
+
 use crate::error::{self, BROKER};
 use crate::hub::Hub;
 use crate::{convert, fetch, groups, names, topology};
@@ -31,14 +34,37 @@ pub(crate) async fn store<'a>(
     hub: &Hub,
     letters: impl Iterator<Item = (&'a DeadLetter, u64)>,
 ) -> Vec<Result<()>> {
+    let losses = hub.link.losses();
+    let until = Instant::now() + hub.request_timeout;
     let mut sent = Vec::new();
     for (letter, sequence) in letters {
         sent.push((letter, sequence, send(hub, letter, sequence).await));
     }
     let mut outcomes = Vec::with_capacity(sent.len());
+    // All wait together: what a lost connection has swallowed is not waited for one by one.
+    let mut lost = std::pin::pin!(hub.link.lost_since(losses, until));
+    let mut in_vain = false;
     for (letter, sequence, ack) in sent {
         let outcome = match ack {
-            Ok(ack) => ack.await.map(drop).map_err(error::publish),
+            Ok(ack) => {
+                let mut ack = std::pin::pin!(ack.into_future());
+                let answer = if in_vain {
+                    (&mut ack).now_or_never()
+                } else {
+                    tokio::select! {
+                        biased;
+                        answer = &mut ack => Some(answer),
+                        () = &mut lost => {
+                            in_vain = true;
+                            (&mut ack).now_or_never()
+                        }
+                    }
+                };
+                answer.map_or_else(
+                    || Err(unanswered()),
+                    |answer| answer.map(drop).map_err(error::publish),
+                )
+            }
             Err(error) => Err(error),
         };
         let outcome = match outcome {
@@ -50,6 +76,13 @@ pub(crate) async fn store<'a>(
         outcomes.push(outcome);
     }
     outcomes
+}
+
+#[cold]
+fn unanswered() -> Error {
+    Error::new(ErrorKind::Timeout, "the dead letter was not confirmed: the message comes again")
+        .with_may_be_stored(true)
+        .with_broker(BROKER)
 }
 
 /// The stream is not there: it is created once more, because nothing else could become of the
@@ -70,7 +103,7 @@ async fn send(hub: &Hub, letter: &DeadLetter, sequence: u64) -> Result<PublishAc
         let mut short = letter.clone();
         short.cause = letter.cause.as_ref().map(|cause| {
             let text = cause.chain().first().map_or("", String::as_str);
-            Cause::new(&text[..text.floor_char_boundary(100)])
+            Cause::new(text.chars().take(100).collect::<String>())
         });
         headers = convert::letter_headers(&short)?;
         mark(&mut headers, letter, &format!("{sequence}:dlq:{}", letter.group))?;
@@ -84,7 +117,8 @@ async fn send(hub: &Hub, letter: &DeadLetter, sequence: u64) -> Result<PublishAc
 /// A letter that is written twice, because its message could not be settled, is one letter.
 fn mark(headers: &mut HeaderMap, letter: &DeadLetter, place: &str) -> Result<()> {
     let id = letter.envelope.id();
-    let part = &id[..id.floor_char_boundary(ID_PART)];
+    let end = (0..=id.len().min(ID_PART)).rev().find(|at| id.is_char_boundary(*at));
+    let part = &id[..end.unwrap_or(0)];
     let value = HeaderValue::from_str(&format!("{part}:{place}"));
     let value = value.map_err(|_| Error::invalid("the id cannot stand in a header"))?;
     headers.insert(NATS_MESSAGE_ID, value);
@@ -134,7 +168,8 @@ async fn any_consumer(hub: &Hub, topic: &TopicName, group: &GroupName) -> Result
 
 fn sequence(letter: &LetterId) -> Result<u64> {
     letter.as_str().parse().map_err(|_| {
-        Error::invalid("the name of a dead letter is a number here")
+        // Names are opaque to applications: one that is no number is that of no letter.
+        Error::new(ErrorKind::NotFound, "there is no such dead letter")
             .with_context("letter", letter.as_str().escape_debug())
             .with_broker(BROKER)
     })

@@ -303,7 +303,7 @@ pub(crate) async fn ensure_all(
         topology::ensure_dead_letters(hub, topic, group).await?;
     }
     // Ordered topics have many; a few at a time keep the round trips from adding up.
-    let all = consumers.to_vec().into_iter();
+    let all = consumers.iter().cloned();
     let all = all.map(|consumer| async move { ensure(hub, &consumer, topology, queue).await });
     stream::iter(all).buffered(16).try_collect().await
 }

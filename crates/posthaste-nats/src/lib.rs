@@ -28,6 +28,7 @@ mod pull;
 mod repair;
 mod reply;
 mod resend;
+mod roll;
 mod route;
 mod schedule;
 mod settle;

@@ -13,7 +13,7 @@ use crate::error::BROKER;
 use crate::groups::{self, ConsumerSpec, Kind};
 use crate::hub::Hub;
 use crate::route::Route;
-use crate::{names, topology};
+use crate::{names, roll, topology};
 
 /// A member asks at least that often, so that one that is there is seen by two looks this far
 /// apart.
@@ -161,7 +161,7 @@ async fn stored_at(hub: &Hub, spec: &ConsumerSpec, from: u64) -> Result<Option<T
 pub(crate) async fn delete(hub: &Hub, topic: &TopicName, group: &GroupName) -> Result<()> {
     let (route, _, consumers) = existing(hub, topic, group).await?;
     refuse_bound(&consumers)?;
-    refuse_members(hub, &consumers).await?;
+    refuse_members(hub, topic, group, &consumers).await?;
     for (spec, _) in &consumers {
         delete_consumer(hub, spec).await?;
     }
@@ -189,7 +189,7 @@ pub(crate) async fn seek(hub: &Hub, topic: &TopicName, group: &GroupName, to: St
         );
     }
     refuse_bound(&consumers)?;
-    refuse_members(hub, &consumers).await?;
+    refuse_members(hub, topic, group, &consumers).await?;
     for (spec, info) in consumers {
         let elsewhere = matches!(to, Start::AtOffset { partition: Some(only), .. }
             if Some(only) != spec.partition);
@@ -221,8 +221,13 @@ fn refuse_bound(consumers: &[(ConsumerSpec, Info)]) -> Result<()> {
     }
 }
 
-/// Members show by their open requests alone: the server knows no names.
-async fn refuse_members(hub: &Hub, consumers: &[(ConsumerSpec, Info)]) -> Result<()> {
+/// Members show by their open requests; their names are asked of them.
+async fn refuse_members(
+    hub: &Hub,
+    topic: &TopicName,
+    group: &GroupName,
+    consumers: &[(ConsumerSpec, Info)],
+) -> Result<()> {
     let mut waiting = consumers.iter().map(|(_, info)| info.num_waiting).max().unwrap_or(0);
     if waiting == 0 {
         tokio::time::sleep(TWO_LOOKS).await;
@@ -234,7 +239,9 @@ async fn refuse_members(hub: &Hub, consumers: &[(ConsumerSpec, Info)]) -> Result
     if waiting == 0 {
         return Ok(());
     }
+    let members = roll::call(hub, topic, group).await;
     Err(Error::new(ErrorKind::Conflict, "the group has live members")
+        .with_context("members", members.join(", "))
         .with_context("open requests", waiting)
         .with_broker(BROKER))
 }

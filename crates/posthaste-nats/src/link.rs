@@ -168,9 +168,9 @@ impl Link {
                 return;
             }
             let back = |state: &LinkState| state.connected || state.closed;
-            match watch.wait_for(back).await.map(|state| state.closed) {
-                Ok(false) => tokio::time::sleep(GRACE).await,
-                Ok(true) | Err(_) => {}
+            let closed = watch.wait_for(back).await.map_or(true, |state| state.closed);
+            if !closed {
+                tokio::time::sleep(GRACE).await;
             }
         };
         tokio::select! {

@@ -1,7 +1,6 @@
 //! The connection's state as a subscription tells it to its application.
 
 use std::collections::VecDeque;
-use std::future::Future as _;
 use std::task::Context;
 
 use posthaste_core::Result;

@@ -62,6 +62,11 @@ pub(crate) fn schedule_subject(topic: &TopicName, unique: &str) -> Subject {
     format!("{topic}.__at.{unique}").into()
 }
 
+/// Where members of a group say their names. No stream has it.
+pub(crate) fn roll_subject(topic: &TopicName, group: &GroupName) -> Subject {
+    format!("{topic}.__roll.{group}").into()
+}
+
 /// The stream that holds the dead letters of a group.
 pub(crate) fn dead_letter_stream(topic: &TopicName, group: &GroupName) -> String {
     format!("{}__{group}__dlq", stream(topic))

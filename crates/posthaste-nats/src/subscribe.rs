@@ -12,12 +12,12 @@ use tokio::time::Instant;
 
 use crate::driver::Driver;
 use crate::error::BROKER;
-use crate::groups::{self, ConsumerSpec, Found, Kind};
+use crate::groups::{self, ConsumerSpec, Found};
 use crate::hub::Hub;
 use crate::names::QUEUE_GROUP;
 use crate::settle::NatsSettler;
 use crate::source::Source;
-use crate::{loss, topology};
+use crate::{loss, roll, topology};
 
 /// # Errors
 /// `Unsupported`, `NotFound`, `Conflict`, `Auth`, `Connection`, `Timeout`.
@@ -38,9 +38,16 @@ pub(crate) async fn subscribe(hub: &Arc<Hub>, request: SubscribeRequest) -> Resu
     }
     let lease = started.lease.unwrap_or(request.lease);
     let settler = Arc::new(NatsSettler::new(Arc::clone(hub), lease));
-    let driver = Driver::new(Arc::clone(hub), request, started.sources, settler, started.events);
+    let mut roll = Vec::new();
+    if let Some(group) = &request.group {
+        for topic in &request.topics {
+            roll.push(roll::answer(hub, topic, group, &request.member).await);
+        }
+    }
+    let Started { sources, events, differences, .. } = started;
+    let driver = Driver::new(Arc::clone(hub), request, sources, settler, events, roll);
     let mut subscribed = Subscribed::new(Box::new(driver), lease);
-    subscribed.differences = started.differences;
+    subscribed.differences = differences;
     Ok(subscribed)
 }
 
@@ -184,7 +191,7 @@ impl Started {
         let first = topology::info(hub, &spec.stream).await?.state.first_sequence;
         let read = loss::read_up_to(info);
         let removed = first.saturating_sub(read + 1);
-        if removed > 0 && read > 0 {
+        if removed > 0 {
             self.events.push_back(DriverEvent::Lost {
                 topic: topic.clone(),
                 count: Some(removed),

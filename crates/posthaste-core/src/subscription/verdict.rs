@@ -203,7 +203,7 @@ impl Ledger {
     /// Makes it a dead letter, together with what its key has waiting, by the policy.
     fn give_up(&self, state: &mut State, slot: usize, reason: Reason, cause: Option<Cause>) {
         let entry = &state.slots[slot];
-        let (key, topic) = (entry.key, entry.lane.topic().clone());
+        let key = entry.key;
         if key.is_some() && self.policy.key_failure == KeyFailure::StopLane {
             return self.stop_lane(state, slot);
         }

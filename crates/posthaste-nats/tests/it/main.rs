@@ -3,8 +3,20 @@
 //! The servers are those of `cargo xtask brokers up`, or of the variables `POSTHASTE_NATS_URL`
 //! and so on. A test whose server is not there is ignored, by name.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    clippy::disallowed_methods,
+    reason = "a test fails by panicking, and spawns and joins by itself"
+)]
+
 #[cfg(unix)]
 mod drive;
+#[cfg(unix)]
+mod logins;
 #[cfg(unix)]
 mod schedule;
 #[cfg(unix)]
@@ -24,6 +36,7 @@ fn main() {
     let mut suite = suite::Suite::new();
     smoke::add(&mut suite);
     topology::add(&mut suite);
+    logins::add(&mut suite);
     schedule::add(&mut suite);
     libtest_mimic::run(&arguments, suite.trials()).exit();
 }

@@ -1,8 +1,0 @@
-//! x
-mod board;
-mod lease;
-mod share;
-mod turn;
-
-#[cfg(test)]
-mod tests;
