@@ -41,11 +41,6 @@ impl<T> KeyGate<T> {
         next
     }
 
-    /// Whether anything waits behind the key's item.
-    pub(crate) fn has_waiting(&self, key: u64) -> bool {
-        self.keys.get(&key).is_some_and(|waiting| !waiting.is_empty())
-    }
-
     /// Takes what waits behind the key's item, which stays out.
     pub(crate) fn take_waiting(&mut self, key: u64) -> VecDeque<T> {
         self.keys.get_mut(&key).map(std::mem::take).unwrap_or_default()

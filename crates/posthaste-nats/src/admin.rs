@@ -11,7 +11,8 @@ use posthaste_core::{
 };
 
 use crate::error::BROKER;
-use crate::groups::{self, DEFAULT_LEASE};
+use crate::fetch::Query;
+use crate::groups;
 use crate::hub::Hub;
 use crate::{convert, dead_letter};
 use crate::{fetch, lifecycle, names, topology};
@@ -47,13 +48,8 @@ impl Admin for NatsAdmin {
             _ => topology::ensure(hub, spec).await.map_err(named)?,
         };
         for group in &spec.groups {
-            let consumers = groups::consumers(
-                &hub.route(&spec.name),
-                info.layout,
-                group,
-                DEFAULT_LEASE,
-                Start::Created,
-            );
+            let consumers =
+                groups::consumers(&hub.route(&spec.name), info.layout, group, None, Start::Created);
             groups::ensure_all(hub, &spec.name, group, &consumers, topology, info.queue)
                 .await
                 .map_err(|error| named(error).with_group(group))?;
@@ -68,7 +64,7 @@ impl Admin for NatsAdmin {
         let layout = hub.known(&spec.name).map_or(spec.layout, |known| known.layout);
         for group in &spec.groups {
             let route = hub.route(&spec.name);
-            let consumers = groups::consumers(&route, layout, group, DEFAULT_LEASE, Start::Created);
+            let consumers = groups::consumers(&route, layout, group, None, Start::Created);
             groups::ensure_all(hub, &spec.name, group, &consumers, Topology::Verify, spec.queue)
                 .await
                 .map_err(|error| named(error).with_group(group))?;
@@ -88,6 +84,7 @@ impl Admin for NatsAdmin {
         hub.forget(topic);
         // Dead letters last: what can be tried again then still finds them.
         topology::delete(hub, &names::stream(topic)).await?;
+        topology::delete(hub, &names::lanes_stream(topic)).await?;
         for stream in dead_letter::streams(hub, topic).await? {
             topology::delete(hub, &stream).await?;
         }
@@ -150,7 +147,8 @@ impl Admin for NatsAdmin {
         }
         let stream = native.config.name;
         let policy = groups::start_policy(query.from, partition)?;
-        let fetched = fetch::retained(hub, &stream, filter, policy, query.limit).await?;
+        let fetched =
+            fetch::retained(hub, &stream, Query::new(filter, policy, query.limit)).await?;
         let retained = fetched.into_iter().map(|fetched| {
             let partition = names::partition_of(topic, &fetched.message.subject);
             let position = Position::offset(fetched.delivered.stream_sequence)

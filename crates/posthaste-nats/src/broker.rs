@@ -184,12 +184,15 @@ fn capabilities(hub: &Hub, topic: Option<&TopicName>) -> Capabilities {
     } else if known.as_ref().is_some_and(|known| !known.schedules) {
         can.deliver_at = Support::refused("the stream was created without it");
     }
-    can.visible_loss = Support::limited("but for what a purge removed while no member was there");
-    // Ordered topics need lanes with one owner each, which this adapter does not have yet.
-    can.order = Support::refused("not implemented yet");
     if bound {
+        can.order = Support::refused("a bound topic is plain");
         can.deliver_at = Support::refused("a bound topic takes no messages for later");
         can.purge = Support::refused("a bound stream is never changed");
+    }
+    if known.as_ref().is_some_and(|known| known.layout.partitions().is_some()) {
+        can.visible_loss = Support::limited(
+            "ordered topics: what retention removed is told while a member is there and behind",
+        );
     }
     if known.is_some_and(|known| known.queue) {
         let queue = || Support::refused("a queue has one group and keeps only what is not handled");

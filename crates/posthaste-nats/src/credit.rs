@@ -13,11 +13,13 @@ pub(crate) struct Want {
     pub(crate) waiting: u64,
     /// Nothing may be asked of it now.
     pub(crate) paused: bool,
+    /// It is one of many.
+    pub(crate) lane: bool,
 }
 
-/// What consumers without known messages are granted together, at most: a part of all.
+/// What lanes without known messages are granted together, at most: a part of all.
 const IDLE_SHARE: usize = 8;
-/// What one such consumer is granted at most.
+/// What one such lane is granted at most.
 const IDLE_MOST: usize = 32;
 
 /// How many messages each consumer asks for now. `free` is what may be asked for in addition to
@@ -35,11 +37,12 @@ pub(crate) fn share(
     let open = wants.iter().filter(|want| !want.paused);
     let busy = open.clone().filter(|want| want.waiting > 0).count();
     let idle = open.count() - busy;
-    // With nothing known to wait anywhere, all are treated as if they were about to be busy.
-    let idle_size = if busy == 0 {
-        prefetch / idle.max(1)
-    } else {
-        (prefetch / IDLE_SHARE / idle.max(1)).min(IDLE_MOST)
+    // Requests of those who have nothing keep credit from those who have. The only one there is
+    // asks for all; of several, each asks for so little that much is left for whoever gets busy.
+    let idle_size = match (busy, idle) {
+        (0, 1) if !wants.iter().any(|want| want.lane) => prefetch,
+        (0, _) if !wants.iter().any(|want| want.lane) => prefetch / 2 / idle.max(1),
+        _ => (prefetch / IDLE_SHARE / idle.max(1)).min(IDLE_MOST),
     };
     let busy_size = (prefetch - (idle_size.max(1) * idle).min(prefetch)) / busy.max(1);
     let order = (0..wants.len()).map(|at| (first + at) % wants.len());
@@ -75,7 +78,7 @@ mod tests {
     use super::*;
 
     fn want(outstanding: usize, waiting: u64) -> Want {
-        Want { outstanding, waiting, paused: false }
+        Want { outstanding, waiting, paused: false, lane: false }
     }
 
     fn shared(wants: &[Want], free: usize, prefetch: usize, first: usize) -> Vec<usize> {
@@ -87,7 +90,9 @@ mod tests {
     #[test]
     fn an_idle_subscription_asks_for_all_it_may_have() {
         assert_eq!(shared(&[want(0, 0)], 256, 256, 0), [256]);
-        assert_eq!(shared(&[want(0, 0), want(0, 0)], 256, 256, 0), [128, 128]);
+        assert_eq!(shared(&[want(0, 0), want(0, 0)], 256, 256, 0), [64, 64]);
+        let lane = Want { lane: true, ..want(0, 0) };
+        assert_eq!(shared(&[lane; 4], 256, 256, 0), [8; 4]);
     }
 
     #[test]
@@ -126,7 +131,12 @@ mod tests {
         ) {
             let wants: Vec<_> = wants
                 .into_iter()
-                .map(|(outstanding, waiting, paused)| Want { outstanding, waiting, paused })
+                .map(|(outstanding, waiting, paused)| Want {
+                    outstanding,
+                    waiting,
+                    paused,
+                    lane: waiting % 3 == 0,
+                })
                 .collect();
             let out = shared(&wants, free, prefetch, first % wants.len());
             prop_assert!(out.iter().sum::<usize>() <= free);

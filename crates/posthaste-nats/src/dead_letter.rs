@@ -15,13 +15,13 @@ use posthaste_core::{
 };
 use serde::Deserialize;
 use serde_json::json;
-
-use crate::convert::Origin;
 use tokio::time::Instant;
 
+use crate::convert::Origin;
 use crate::error::{self, BROKER};
+use crate::fetch::Query;
 use crate::hub::Hub;
-use crate::{convert, fetch, groups, names, topology};
+use crate::{beside, convert, fetch, groups, names, topology};
 
 /// How many letters are moved at once.
 const AT_ONCE: usize = 16;
@@ -60,10 +60,8 @@ pub(crate) async fn store<'a>(
                         }
                     }
                 };
-                answer.map_or_else(
-                    || Err(unanswered()),
-                    |answer| answer.map(drop).map_err(error::publish),
-                )
+                let answer = answer.ok_or_else(unanswered);
+                answer.and_then(|answer| answer.map(drop).map_err(error::publish))
             }
             Err(error) => Err(error),
         };
@@ -88,7 +86,7 @@ fn unanswered() -> Error {
 /// The stream is not there: it is created once more, because nothing else could become of the
 /// message.
 async fn store_late(hub: &Hub, letter: &DeadLetter, sequence: u64) -> Result<()> {
-    topology::ensure_dead_letters(hub, &letter.topic, &letter.group).await?;
+    beside::ensure_dead_letters(hub, &letter.topic, &letter.group).await?;
     let ack = send(hub, letter, sequence).await?;
     ack.await.map(drop).map_err(error::publish)
 }
@@ -117,8 +115,7 @@ async fn send(hub: &Hub, letter: &DeadLetter, sequence: u64) -> Result<PublishAc
 /// A letter that is written twice, because its message could not be settled, is one letter.
 fn mark(headers: &mut HeaderMap, letter: &DeadLetter, place: &str) -> Result<()> {
     let id = letter.envelope.id();
-    let end = (0..=id.len().min(ID_PART)).rev().find(|at| id.is_char_boundary(*at));
-    let part = &id[..end.unwrap_or(0)];
+    let part: String = id.chars().take(ID_PART).collect();
     let value = HeaderValue::from_str(&format!("{part}:{place}"));
     let value = value.map_err(|_| Error::invalid("the id cannot stand in a header"))?;
     headers.insert(NATS_MESSAGE_ID, value);
@@ -138,7 +135,7 @@ pub(crate) async fn list(
     let after = query.after.as_ref().map(sequence).transpose()?.unwrap_or(0);
     let stream = names::dead_letter_stream(topic, group);
     let from = DeliverPolicy::ByStartSequence { start_sequence: after + 1 };
-    let fetched = match fetch::retained(hub, &stream, None, from, query.limit).await {
+    let fetched = match fetch::retained(hub, &stream, Query::new(None, from, query.limit)).await {
         Err(error) if error.kind() == ErrorKind::NotFound => {
             // Nobody has failed yet; but is there anybody?
             let consumer = any_consumer(hub, topic, group).await?;

@@ -36,24 +36,38 @@ impl Fetched {
     }
 }
 
-/// Reads up to `limit` messages, oldest first.
+/// Which messages to read.
+pub(crate) struct Query {
+    /// `None` is all subjects.
+    pub(crate) filter: Option<String>,
+    pub(crate) from: DeliverPolicy,
+    pub(crate) limit: usize,
+    /// Nothing behind that place.
+    pub(crate) up_to: Option<u64>,
+    /// Without the payloads.
+    pub(crate) headers_only: bool,
+}
+
+impl Query {
+    /// Whole messages.
+    pub(crate) const fn new(filter: Option<String>, from: DeliverPolicy, limit: usize) -> Self {
+        Self { filter, from, limit, up_to: None, headers_only: false }
+    }
+}
+
+/// Reads messages, oldest first.
 ///
 /// # Errors
 /// `NotFound`, `Connection`, `Timeout`.
-pub(crate) async fn retained(
-    hub: &Hub,
-    stream: &str,
-    filter: Option<String>,
-    from: DeliverPolicy,
-    limit: usize,
-) -> Result<Vec<Fetched>> {
-    if limit == 0 {
+pub(crate) async fn retained(hub: &Hub, stream: &str, query: Query) -> Result<Vec<Fetched>> {
+    if query.limit == 0 {
         return Ok(Vec::new());
     }
     let config = Config {
-        deliver_policy: from,
+        deliver_policy: query.from,
         ack_policy: AckPolicy::None,
-        filter_subject: filter.unwrap_or_default(),
+        filter_subject: query.filter.unwrap_or_default(),
+        headers_only: query.headers_only,
         inactive_threshold: FORGOTTEN,
         memory_storage: true,
         num_replicas: 1,
@@ -61,7 +75,8 @@ pub(crate) async fn retained(
     };
     let body = json!({ "stream_name": stream, "config": config });
     let info: Info = hub.api.ask(&format!("CONSUMER.CREATE.{stream}"), &body).await?;
-    let read = read(hub, stream, &info.name, limit.min(pending(&info))).await;
+    let limit = query.limit.min(pending(&info));
+    let read = read(hub, stream, &info.name, limit, query.up_to.unwrap_or(u64::MAX)).await;
     let deleted: Result<serde_json::Value> =
         hub.api.ask(&format!("CONSUMER.DELETE.{stream}.{}", info.name), &json!({})).await;
     if let Err(error) = deleted {
@@ -74,7 +89,13 @@ fn pending(info: &Info) -> usize {
     usize::try_from(info.num_pending).unwrap_or(usize::MAX)
 }
 
-async fn read(hub: &Hub, stream: &str, consumer: &str, limit: usize) -> Result<Vec<Fetched>> {
+async fn read(
+    hub: &Hub,
+    stream: &str,
+    consumer: &str,
+    limit: usize,
+    up_to: u64,
+) -> Result<Vec<Fetched>> {
     let mut found = Vec::with_capacity(limit.min(PAGE));
     let request = format!("{}.CONSUMER.MSG.NEXT.{stream}.{consumer}", hub.api.prefix);
     let inbox = hub.client.new_inbox();
@@ -96,6 +117,9 @@ async fn read(hub: &Hub, stream: &str, consumer: &str, limit: usize) -> Result<V
                 None => {
                     let delivered = message.reply.as_deref().and_then(Delivered::parse);
                     if let Some(delivered) = delivered {
+                        if delivered.stream_sequence > up_to {
+                            return Ok(found);
+                        }
                         found.push(Fetched { message, delivered });
                     }
                 }

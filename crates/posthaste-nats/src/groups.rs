@@ -14,11 +14,14 @@ use crate::error::BROKER;
 use crate::hub::Hub;
 use crate::names;
 use crate::route::Route;
-use crate::topology;
 use crate::version::Version;
+use crate::{beside, topology};
 
-/// The lease of groups that were created without a subscription.
-pub(crate) const DEFAULT_LEASE: Duration = Duration::from_secs(30);
+/// The lease of groups that were created without a subscription, until their first member says
+/// which one it wants.
+const DEFAULT_LEASE: Duration = Duration::from_secs(30);
+/// Marks such a group, in the consumer's description.
+const NO_LEASE: &str = "posthaste: no member has chosen the lease yet";
 /// An ephemeral consumer goes when nobody has asked it for that long.
 const EPHEMERAL: Duration = Duration::from_secs(300);
 
@@ -29,7 +32,8 @@ pub(crate) struct ConsumerSpec {
     pub(crate) name: String,
     /// `None` is everything in the stream.
     pub(crate) filter: Option<String>,
-    pub(crate) lease: Duration,
+    /// `None` leaves it to the first member.
+    pub(crate) lease: Option<Duration>,
     pub(crate) start: Start,
     pub(crate) kind: Kind,
     /// It is somebody else's: never created, changed or deleted.
@@ -55,7 +59,7 @@ pub(crate) fn consumers(
     route: &Route,
     layout: Layout,
     group: &GroupName,
-    lease: Duration,
+    lease: Option<Duration>,
     start: Start,
 ) -> Vec<ConsumerSpec> {
     let data = |name, filter, partition| ConsumerSpec {
@@ -69,14 +73,16 @@ pub(crate) fn consumers(
         partition,
         reads_all: reads_all(route, layout),
     };
-    let mut consumers = match layout.partitions() {
-        Some(n) => (0..n)
-            .map(|partition| {
+    let mut consumers: Vec<_> = match layout.partitions() {
+        Some(n) => {
+            let lanes = (0..n).map(|partition| {
                 let filter = names::lane_subject(&route.topic, n, partition);
                 let name = names::lane_consumer(group, n, partition);
                 data(name, Some(filter), Some(u32::from(partition)))
-            })
-            .collect(),
+            });
+            let beside = names::beside(&route.topic, n);
+            lanes.chain([data(names::beside_consumer(group), Some(beside), None)]).collect()
+        }
         None => {
             let bound = route.is_consumer_bound(group);
             vec![ConsumerSpec { bound, ..data(route.consumer(group), route.filter(layout), None) }]
@@ -115,7 +121,7 @@ pub(crate) fn ephemeral(
         stream: route.stream(),
         name: format!("ephemeral-{:016x}", fastrand::u64(..)),
         filter: route.filter(layout),
-        lease,
+        lease: Some(lease),
         start,
         kind: Kind::Ephemeral,
         bound: false,
@@ -152,7 +158,15 @@ pub(crate) async fn ensure(
     queue: bool,
 ) -> Result<Found> {
     match info(hub, &spec.stream, &spec.name).await {
-        Ok(found) => accept(spec, found, false),
+        Ok(found) => {
+            let choose = topology == Topology::Create
+                && !spec.bound
+                && found.config.description.as_deref() == Some(NO_LEASE);
+            match spec.lease.filter(|_| choose) {
+                Some(lease) => accept(spec, choose_lease(hub, spec, &found, lease).await?, false),
+                None => accept(spec, found, false),
+            }
+        }
         Err(error)
             if error.kind() == ErrorKind::NotFound
                 && topology == Topology::Create
@@ -194,9 +208,9 @@ fn accept(spec: &ConsumerSpec, info: Info, created: bool) -> Result<Found> {
     Difference::refuse(&refused)
         .map_err(|error| error.with_context("consumer", &spec.name).with_broker(BROKER))?;
     let mut differences = Vec::new();
-    if config.ack_wait != spec.lease {
+    if let Some(lease) = spec.lease.filter(|lease| *lease != config.ack_wait) {
         let seconds = |time: Duration| format!("{} s", time.as_secs_f64());
-        differences.push(Difference::new("lease", seconds(spec.lease), seconds(config.ack_wait)));
+        differences.push(Difference::new("lease", seconds(lease), seconds(config.ack_wait)));
     }
     if config.max_deliver > 0 {
         differences.push(Difference::new("max_deliver", "unlimited", config.max_deliver));
@@ -214,13 +228,36 @@ struct CreateConsumer<'a> {
 }
 
 async fn create(hub: &Hub, spec: &ConsumerSpec, queue: bool) -> Result<Info> {
-    let config = config(hub, spec, queue)?;
+    let mut config = config(hub, spec, queue)?;
+    if config.deliver_policy == DeliverPolicy::New && spec.kind == Kind::Data {
+        // The same, and the place where the group began can be read back: what was removed before
+        // its first delivery is then known.
+        let start_sequence = topology::info(hub, &spec.stream).await?.state.last_sequence + 1;
+        config.deliver_policy = DeliverPolicy::ByStartSequence { start_sequence };
+    }
+    put(hub, spec, &config, "create").await
+}
+
+/// The first member of a group that was created without one chooses its lease.
+async fn choose_lease(
+    hub: &Hub,
+    spec: &ConsumerSpec,
+    found: &Info,
+    lease: Duration,
+) -> Result<Info> {
+    let config = Config { ack_wait: lease, description: None, ..found.config.clone() };
+    put(hub, spec, &config, "update").await
+}
+
+async fn put(
+    hub: &Hub,
+    spec: &ConsumerSpec,
+    config: &Config,
+    action: &'static str,
+) -> Result<Info> {
     let strict = hub.version() >= Version::METADATA;
-    let body = CreateConsumer {
-        stream_name: &spec.stream,
-        config: &config,
-        action: strict.then_some("create"),
-    };
+    let body =
+        CreateConsumer { stream_name: &spec.stream, config, action: strict.then_some(action) };
     // The filter stands in the subject too, so that permissions can tell consumers apart.
     let subject = match &spec.filter {
         Some(filter) => format!("CONSUMER.CREATE.{}.{}.{filter}", spec.stream, spec.name),
@@ -236,7 +273,8 @@ fn config(hub: &Hub, spec: &ConsumerSpec, queue: bool) -> Result<Config> {
         durable_name: durable.then(|| spec.name.clone()),
         deliver_policy: deliver_policy(spec, queue)?,
         ack_policy: AckPolicy::Explicit,
-        ack_wait: spec.lease,
+        ack_wait: spec.lease.unwrap_or(DEFAULT_LEASE),
+        description: spec.lease.is_none().then(|| NO_LEASE.to_owned()),
         max_deliver: -1,
         filter_subject: spec.filter.clone().unwrap_or_default(),
         max_ack_pending: i64::from(hub.defaults.max_ack_pending),
@@ -298,9 +336,9 @@ pub(crate) async fn ensure_all(
     let route = hub.route(topic);
     if topology == Topology::Create {
         if route.is_bound() {
-            topology::ensure_private(hub, topic).await?;
+            beside::ensure_private(hub, topic).await?;
         }
-        topology::ensure_dead_letters(hub, topic, group).await?;
+        beside::ensure_dead_letters(hub, topic, group).await?;
     }
     // Ordered topics have many; a few at a time keep the round trips from adding up.
     let all = consumers.iter().cloned();

@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -10,6 +9,7 @@ use async_nats::Client;
 use async_nats::jetstream::{self, ContextBuilder};
 use posthaste_core::{Durability, Layout, Result, TopicName, TopicSpec};
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::api::Api;
@@ -39,7 +39,7 @@ pub(crate) struct Hub {
     pub(crate) tasks: TaskTracker,
     bindings: HashMap<TopicName, Arc<Binding>>,
     topics: Mutex<HashMap<TopicName, Known>>,
-    closed: AtomicBool,
+    closing: CancellationToken,
 }
 
 /// What was found of a topic, or said of it.
@@ -104,7 +104,7 @@ impl Hub {
             tasks: TaskTracker::new(),
             bindings: bindings.into_iter().map(|(topic, b)| (topic, Arc::new(b))).collect(),
             topics: Mutex::default(),
-            closed: AtomicBool::new(false),
+            closing: CancellationToken::new(),
         }
     }
 
@@ -142,12 +142,17 @@ impl Hub {
     /// # Errors
     /// `Closed` after [`shut`](Self::shut).
     pub(crate) fn open(&self) -> Result<()> {
-        if self.closed.load(Ordering::Acquire) { Err(error::closed()) } else { Ok(()) }
+        if self.closing.is_cancelled() { Err(error::closed()) } else { Ok(()) }
     }
 
-    /// Takes nothing new. Returns whether it was open.
-    pub(crate) fn shut(&self) -> bool {
-        !self.closed.swap(true, Ordering::AcqRel)
+    /// Takes nothing new, and tells the tasks to end.
+    pub(crate) fn shut(&self) {
+        self.closing.cancel();
+    }
+
+    /// Waits until [`shut`](Self::shut).
+    pub(crate) async fn closing(&self) {
+        self.closing.cancelled().await;
     }
 }
 

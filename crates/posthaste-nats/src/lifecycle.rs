@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use async_nats::jetstream::consumer::Info;
+use futures_util::future::join_all;
+use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 use posthaste_core::broker::{GroupInfo, Lag, Start};
 use posthaste_core::{Error, ErrorKind, GroupName, Result, Timestamp, TopicName, Topology};
 use serde::Deserialize;
@@ -13,11 +15,14 @@ use crate::error::BROKER;
 use crate::groups::{self, ConsumerSpec, Kind};
 use crate::hub::Hub;
 use crate::route::Route;
-use crate::{names, roll, topology};
+use crate::{names, presence, topology};
 
 /// A member asks at least that often, so that one that is there is seen by two looks this far
 /// apart.
 const TWO_LOOKS: Duration = Duration::from_millis(300);
+
+/// How many consumers are asked about at once: ordered topics have many.
+const AT_ONCE: usize = 16;
 
 /// The consumers of a group as they exist, the private one last.
 async fn existing(
@@ -27,16 +32,16 @@ async fn existing(
 ) -> Result<(Route, bool, Vec<(ConsumerSpec, Info)>)> {
     let (info, _) = topology::describe(hub, topic).await?;
     let route = hub.route(topic);
-    let specs =
-        groups::consumers(&route, info.layout, group, groups::DEFAULT_LEASE, Start::Created);
-    let mut found = Vec::with_capacity(specs.len());
-    for spec in specs {
+    let specs = groups::consumers(&route, info.layout, group, None, Start::Created);
+    let looks = specs.into_iter().map(|spec| async move {
         match groups::info(hub, &spec.stream, &spec.name).await {
-            Ok(info) => found.push((spec, info)),
-            Err(error) if error.kind() == ErrorKind::NotFound => {}
-            Err(error) => return Err(error),
+            Ok(info) => Ok(Some((spec, info))),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
         }
-    }
+    });
+    let found: Vec<_> = stream::iter(looks).buffered(AT_ONCE).try_collect().await?;
+    let found: Vec<_> = found.into_iter().flatten().collect();
     if found.iter().all(|(spec, _)| spec.kind == Kind::Private) {
         return Err(Error::new(ErrorKind::NotFound, "the group does not exist").with_broker(BROKER));
     }
@@ -92,17 +97,24 @@ pub(crate) async fn list(hub: &Hub, topic: &TopicName) -> Result<Vec<GroupInfo>>
             by_group.entry(group).or_default().push(info);
         }
     }
-    Ok(by_group.into_iter().map(|(group, consumers)| summary(group, &consumers)).collect())
+    let mut groups = Vec::with_capacity(by_group.len());
+    let asked = by_group.keys().map(|group| presence::members(hub, topic, group));
+    let answered = join_all(asked).await;
+    for ((group, consumers), members) in by_group.into_iter().zip(answered) {
+        groups.push(summary(group, &consumers, members?.len()));
+    }
+    Ok(groups)
 }
 
-fn summary(group: GroupName, consumers: &[Info]) -> GroupInfo {
+fn summary(group: GroupName, consumers: &[Info], members: usize) -> GroupInfo {
     let mut summary = GroupInfo::new(group);
-    // Each member has one request open at the least; several are open where it has credit.
+    // Members of other programs do not answer; that there is one shows by its requests.
     let waiting = consumers.iter().map(|info| info.num_waiting).max().unwrap_or(0);
-    summary.members = Some(waiting);
+    let members = members.max(waiting.min(1));
+    summary.members = Some(members);
     let pinned = consumers.iter().map(|info| info.num_pending + info.num_ack_pending as u64);
     summary.pins = Some(pinned.sum());
-    if waiting == 0 {
+    if members == 0 {
         let active = consumers.iter().flat_map(|info| {
             [Some(info.created), info.delivered.last_active, info.ack_floor.last_active]
         });
@@ -165,11 +177,17 @@ pub(crate) async fn delete(hub: &Hub, topic: &TopicName, group: &GroupName) -> R
     for (spec, _) in &consumers {
         delete_consumer(hub, spec).await?;
     }
-    let subject = names::private_subject(topic, group);
-    match topology::purge(hub, &route.private_stream(), &subject).await {
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
-        purged => purged.map(drop),
+    let records = format!("{}.>", names::lanes_prefix(topic, group));
+    for (stream, subject) in [
+        (route.private_stream(), names::private_subject(topic, group)),
+        (names::lanes_stream(topic), records),
+    ] {
+        match topology::purge(hub, &stream, &subject).await {
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            purged => drop(purged?),
+        }
     }
+    Ok(())
 }
 
 /// Moves the group: its consumers are made anew, because a consumer's start cannot be changed.
@@ -197,7 +215,7 @@ pub(crate) async fn seek(hub: &Hub, topic: &TopicName, group: &GroupName, to: St
             continue;
         }
         delete_consumer(hub, &spec).await?;
-        let spec = ConsumerSpec { start: to, lease: info.config.ack_wait, ..spec };
+        let spec = ConsumerSpec { start: to, lease: Some(info.config.ack_wait), ..spec };
         groups::ensure(hub, &spec, Topology::Create, queue).await?;
     }
     Ok(())
@@ -221,27 +239,29 @@ fn refuse_bound(consumers: &[(ConsumerSpec, Info)]) -> Result<()> {
     }
 }
 
-/// Members show by their open requests; their names are asked of them.
+/// Refuses while there are members. Those of other programs show by their open requests alone.
 async fn refuse_members(
     hub: &Hub,
     topic: &TopicName,
     group: &GroupName,
     consumers: &[(ConsumerSpec, Info)],
 ) -> Result<()> {
+    let members = presence::members(hub, topic, group).await?;
     let mut waiting = consumers.iter().map(|(_, info)| info.num_waiting).max().unwrap_or(0);
-    if waiting == 0 {
+    if members.is_empty() && waiting == 0 {
         tokio::time::sleep(TWO_LOOKS).await;
         for (spec, _) in consumers {
             let info = groups::info(hub, &spec.stream, &spec.name).await?;
             waiting = waiting.max(info.num_waiting);
         }
     }
-    if waiting == 0 {
+    if members.is_empty() && waiting == 0 {
         return Ok(());
     }
-    let members = roll::call(hub, topic, group).await;
-    Err(Error::new(ErrorKind::Conflict, "the group has live members")
-        .with_context("members", members.join(", "))
-        .with_context("open requests", waiting)
-        .with_broker(BROKER))
+    let error = Error::new(ErrorKind::Conflict, "the group has live members").with_broker(BROKER);
+    Err(if members.is_empty() {
+        error.with_context("open requests", waiting)
+    } else {
+        error.with_context("members", members.join(", "))
+    })
 }

@@ -168,8 +168,8 @@ impl Link {
                 return;
             }
             let back = |state: &LinkState| state.connected || state.closed;
-            let closed = watch.wait_for(back).await.map_or(true, |state| state.closed);
-            if !closed {
+            let is_back = watch.wait_for(back).await.is_ok_and(|state| !state.closed);
+            if is_back {
                 tokio::time::sleep(GRACE).await;
             }
         };

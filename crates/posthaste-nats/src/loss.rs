@@ -4,7 +4,7 @@
 //! advances further than the number does, something between was not delivered: another subject's
 //! message, or one that is gone. The stream's first sequence tells which.
 
-use async_nats::jetstream::consumer::Info;
+use async_nats::jetstream::consumer::{DeliverPolicy, Info};
 
 use crate::reply::Delivered;
 
@@ -76,6 +76,12 @@ impl LossWatch {
 /// gone; the acknowledged floor stays behind them.
 pub(crate) fn read_up_to(info: &Info) -> u64 {
     let delivered = info.delivered.stream_sequence;
+    // A purge advances what counts as delivered; before the first delivery the start tells more.
+    if let (0, DeliverPolicy::ByStartSequence { start_sequence }) =
+        (info.delivered.consumer_sequence, info.config.deliver_policy)
+    {
+        return start_sequence.saturating_sub(1).min(delivered);
+    }
     if info.num_ack_pending > 0 { delivered } else { delivered.min(info.ack_floor.stream_sequence) }
 }
 

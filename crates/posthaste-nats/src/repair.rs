@@ -8,7 +8,7 @@ use posthaste_core::{Error, ErrorKind, Retry, TopicName, TopicSpec, Topology};
 
 use crate::groups::{self, ConsumerSpec, Kind};
 use crate::hub::Hub;
-use crate::topology;
+use crate::{beside, topology};
 
 /// What was found of a consumer.
 pub(crate) enum Checked {
@@ -65,7 +65,7 @@ pub(crate) async fn check(suspect: Suspect) -> Checked {
                 return Checked::Gone(error);
             }
             let recreated = if route.is_bound() {
-                topology::ensure_private(&hub, &topic).await
+                beside::ensure_private(&hub, &topic).await
             } else {
                 let spec = known.map(|known| match known.spec {
                     Some(spec) => TopicSpec::clone(&spec),
@@ -86,8 +86,11 @@ pub(crate) async fn check(suspect: Suspect) -> Checked {
         }
         Err(error) => return or_later(error),
     };
+    let told = wanted.kind != Kind::Private;
     match groups::ensure(&hub, &wanted, Topology::Create, queue).await {
-        Ok(found) => Checked::Recreated(Box::new(found.info), reason.filter(|_| found.created)),
+        Ok(found) => {
+            Checked::Recreated(Box::new(found.info), reason.filter(|_| found.created && told))
+        }
         Err(error) => or_later(error),
     }
 }

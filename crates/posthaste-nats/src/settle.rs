@@ -6,7 +6,8 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_nats::Subject;
@@ -15,20 +16,20 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::stream::{self, StreamExt as _};
 use posthaste_core::broker::{
-    Confirmation, Extended, Lane, LaneState, SettleOutcome, SettleReport, Settlement, Settler,
-    Token, Verdict,
+    Confirmation, Extended, SettleOutcome, SettleReport, Settlement, Settler, Token, Verdict,
 };
 use posthaste_core::{Error, Result};
 use smallvec::SmallVec;
 use tokio::time::Instant;
 
 use crate::hub::Hub;
+use crate::lanes::handle::LaneHandle;
 use crate::lease::LeaseClock;
 use crate::{dead_letter, error};
 
 pub(crate) const ACK: Bytes = Bytes::from_static(b"+ACK");
 pub(crate) const PROGRESS: Bytes = Bytes::from_static(b"+WPI");
-const NAK: Bytes = Bytes::from_static(b"-NAK");
+pub(crate) const NAK: Bytes = Bytes::from_static(b"-NAK");
 const TERM: Bytes = Bytes::from_static(b"+TERM");
 
 /// How many answers are awaited at once, where the server's confirmation is asked for.
@@ -38,25 +39,54 @@ const CONFIRMED_AT_ONCE: usize = 256;
 pub(crate) struct NatsSettler {
     hub: Arc<Hub>,
     clock: LeaseClock,
-    /// Lanes that can be lost, by their number in tokens.
-    lanes: Mutex<HashMap<u32, Arc<Lane>>>,
+    /// Ordered lanes, by their number in tokens.
+    lanes: Mutex<HashMap<u32, Arc<LaneHandle>>>,
+    next_lane: AtomicU32,
 }
 
 impl NatsSettler {
     pub(crate) fn new(hub: Arc<Hub>, lease: Duration) -> Self {
-        Self { hub, clock: LeaseClock::new(lease), lanes: Mutex::default() }
+        let next_lane = AtomicU32::new(0);
+        Self { hub, clock: LeaseClock::new(lease), lanes: Mutex::default(), next_lane }
     }
 
     pub(crate) const fn clock(&self) -> &LeaseClock {
         &self.clock
     }
 
+    /// The number of the next lane, for tokens.
+    pub(crate) fn number(&self) -> u32 {
+        self.next_lane.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Keeps the books of an ordered lane from now on.
+    pub(crate) fn keep(&self, handle: &Arc<LaneHandle>) {
+        self.lanes().insert(handle.number, Arc::clone(handle));
+    }
+
+    fn lanes(&self) -> MutexGuard<'_, HashMap<u32, Arc<LaneHandle>>> {
+        // Nothing panics while it is held but an allocation that failed.
+        self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lane(&self, token: &Token) -> Option<Arc<LaneHandle>> {
+        let lanes = self.lanes();
+        if lanes.is_empty() { None } else { lanes.get(&token.lane).cloned() }
+    }
+
     /// Whether the delivery is not ours any more.
     fn is_lost(&self, token: &Token) -> bool {
-        let lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
-        let lost = lanes.get(&token.lane).is_some_and(|lane| lane.state() == LaneState::Lost);
-        drop(lanes);
-        lost || self.clock.is_over(token)
+        self.lane(token).is_some_and(|lane| lane.is_lost()) || self.clock.is_over(token)
+    }
+
+    /// Notes what becomes of a delivery of an ordered lane. Before the server is told: what is
+    /// settled must not be handed out again if that word is lost.
+    fn note(&self, token: &Token, outcome: Noted) {
+        let Some(lane) = self.lane(token) else { return };
+        lane.update(|book| match outcome {
+            Noted::Settled => book.settle(token.sequence, token.handle.clone()),
+            Noted::GivenBack => book.give_back(token.sequence),
+        });
     }
 
     /// Waits until something can be sent.
@@ -73,6 +103,13 @@ pub(crate) fn reply(token: &Token) -> Option<Subject> {
 
 pub(crate) const fn answer(subject: Subject, payload: Bytes) -> OutboundMessage {
     OutboundMessage { subject, reply: None, payload, headers: None }
+}
+
+/// What becomes of a delivery.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Noted {
+    Settled,
+    GivenBack,
 }
 
 /// What is to be answered to one delivery.
@@ -93,6 +130,7 @@ impl Settler for NatsSettler {
         let mut report = SettleReport::done();
         let mut answers: SmallVec<[Answer; 1]> = SmallVec::with_capacity(batch.len());
         let mut letters = Vec::new();
+        let _telling = Telling { settler: self, batch };
         for (index, settlement) in batch.iter().enumerate() {
             let token = &settlement.token;
             let Some(subject) = reply(token) else {
@@ -102,6 +140,7 @@ impl Settler for NatsSettler {
             };
             let late = !matches!(settlement.verdict, Verdict::Ack) && self.is_lost(token);
             if late {
+                self.note(token, Noted::GivenBack);
                 report.except(index, SettleOutcome::LeaseLost);
                 continue;
             }
@@ -123,6 +162,8 @@ impl Settler for NatsSettler {
                     continue;
                 }
             };
+            let settled = payload == ACK;
+            self.note(token, if settled { Noted::Settled } else { Noted::GivenBack });
             answers.push(Answer { index, subject, payload });
         }
         if !letters.is_empty() {
@@ -132,10 +173,17 @@ impl Settler for NatsSettler {
                 match outcome {
                     // Storing took its time: the delivery may have gone to somebody else.
                     Ok(()) if self.is_lost(token) => {
+                        self.note(token, Noted::GivenBack);
                         report.except(answer.index, SettleOutcome::LeaseLost);
                     }
-                    Ok(()) => answers.push(answer),
-                    Err(error) => report.except(answer.index, SettleOutcome::Failed(error)),
+                    Ok(()) => {
+                        self.note(token, Noted::Settled);
+                        answers.push(answer);
+                    }
+                    Err(error) => {
+                        self.note(token, Noted::GivenBack);
+                        report.except(answer.index, SettleOutcome::Failed(error));
+                    }
                 }
             }
         }
@@ -191,7 +239,23 @@ impl NatsSettler {
     }
 }
 
-fn delayed(delay: Duration) -> Bytes {
+/// The server is being told of a batch; when this goes, it was, or it could not be.
+struct Telling<'a> {
+    settler: &'a NatsSettler,
+    batch: &'a [Settlement],
+}
+
+impl Drop for Telling<'_> {
+    fn drop(&mut self) {
+        for Settlement { token, .. } in self.batch {
+            if let Some(lane) = self.settler.lane(token) {
+                lane.update(|book| book.told(token.sequence));
+            }
+        }
+    }
+}
+
+pub(crate) fn delayed(delay: Duration) -> Bytes {
     // The server takes a signed number of nanoseconds.
     let nanos = i64::try_from(delay.as_nanos()).unwrap_or(i64::MAX / 2);
     format!("-NAK {{\"delay\": {nanos}}}").into()

@@ -13,21 +13,31 @@ use async_nats::{Message, StatusCode, Subject, Subscriber};
 use futures_util::StreamExt as _;
 use posthaste_core::broker::Lane;
 use posthaste_core::{Result, TopicName};
+use tokio::task::coop;
 use tokio::time::Instant;
 
 use crate::arrival::Arrival;
+use crate::credit::Want;
 use crate::error;
-use crate::groups::ConsumerSpec;
+use crate::groups::{ConsumerSpec, Kind};
 use crate::hub::Hub;
+use crate::lanes::handle::LaneHandle;
 use crate::loss::{Gap, LossWatch};
+use crate::ordered::Ordered;
 use crate::pull::Pulls;
 use crate::repair::Checked;
+use crate::request::{Limits, Request};
+use crate::word::{self, Word};
 
 /// How long the server keeps a request for messages. Short, so that one that was lost is soon
 /// noticed, and a stop has soon everything that was on its way.
 pub(crate) const EXPIRES: Duration = Duration::from_secs(2);
 /// Without a word of the server for that long, what comes may be as old.
 const SILENCE: Duration = Duration::from_secs(5);
+/// How often a source without messages is looked at where no request can be kept open for it.
+const LOOK: Duration = Duration::from_millis(250);
+/// Shorter requests are not worth their cost.
+const SHORTEST_REQUEST: Duration = Duration::from_millis(20);
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
@@ -51,16 +61,22 @@ pub(crate) struct Source {
     /// The next message is larger than what was asked for in bytes.
     pub(crate) oversized: bool,
     pub(crate) limits: Limits,
+    /// The order that has to be kept, on lanes.
+    pub(crate) order: Option<Ordered>,
     failures: u32,
     request_subject: Subject,
     inbox: Option<Subscriber>,
     inbox_name: String,
     arrival: Arc<Arrival>,
+    /// When the first message that was not read yet came, as far as that was seen.
+    first_arrived: Option<Instant>,
     waker: Waker,
     /// When the server was last heard, or first asked.
     heard: Instant,
     /// When the last message came.
     busy: Instant,
+    /// When it is looked at again, if it has nothing.
+    next_look: Instant,
 }
 
 /// What a source is doing.
@@ -73,27 +89,6 @@ pub(crate) enum State {
     /// Stopped: what is still on its way is collected.
     Ending(Boxed<Vec<Message>>),
     Ended,
-}
-
-/// What the consumer allows in one request.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Limits {
-    pub(crate) batch: usize,
-    pub(crate) bytes: usize,
-    pub(crate) expires: Duration,
-}
-
-/// What the server said instead of a message.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Word {
-    /// A sign of life, or the regular end of a request.
-    Nothing,
-    /// Ask again after a pause.
-    Pause,
-    /// See what became of the consumer.
-    Check,
-    /// The next message does not fit into the bytes that were asked for.
-    Oversized,
 }
 
 impl Source {
@@ -125,18 +120,27 @@ impl Source {
             last_sequence: 0,
             oversized: false,
             limits: Limits::of(info),
+            order: None,
             failures: 0,
             request_subject: request_subject.into(),
             inbox: Some(inbox),
             inbox_name,
             waker: arrival.waker(),
             arrival,
+            first_arrived: None,
             heard: now,
             busy: now,
+            next_look: now,
             spec,
         };
         source.learn(info);
         Ok(source)
+    }
+
+    /// Keeps the stream's order from now on. What is outstanding comes first.
+    pub(crate) fn order_by(&mut self, handle: Arc<LaneHandle>, info: &Info) {
+        let recover = info.num_ack_pending > 0;
+        self.order = Some(Ordered::new(handle, recover, info.delivered.consumer_sequence));
     }
 
     /// Takes over what the server says of the consumer.
@@ -146,18 +150,28 @@ impl Source {
         self.limits = Limits::of(info);
         self.loss = LossWatch::starting(delivered.stream_sequence, delivered.consumer_sequence);
         self.last_sequence = self.last_sequence.max(delivered.stream_sequence);
+        if let Some(order) = &mut self.order {
+            order.start_over(delivered.consumer_sequence);
+        }
     }
 
     /// Reads one message of the inbox. Only as long as this is `Ready` there may be more.
     pub(crate) fn poll_inbox(&mut self, cx: &Context<'_>) -> Poll<Option<Message>> {
         self.arrival.register(cx);
         let Some(inbox) = &mut self.inbox else { return Poll::Ready(None) };
-        inbox.poll_next_unpin(&mut Context::from_waker(&self.waker))
+        let (woken, has_budget) = (self.arrival.take(), coop::has_budget_remaining());
+        let polled = inbox.poll_next_unpin(&mut Context::from_waker(&self.waker));
+        self.first_arrived = match &polled {
+            // It was woken for what was read already: the next message is younger than that.
+            Poll::Pending if has_budget => None,
+            _ => self.first_arrived.or(woken),
+        };
+        polled
     }
 
     /// When what is in the inbox now came, at the earliest.
     pub(crate) fn arrived(&mut self, now: Instant) -> Instant {
-        let arrived = self.arrival.take().unwrap_or(now);
+        let arrived = self.first_arrived.take().unwrap_or(now);
         let silence = arrived.saturating_duration_since(self.heard);
         // After a stall of the network everything may have been sent before it.
         if silence > SILENCE { self.heard } else { arrived }
@@ -175,29 +189,82 @@ impl Source {
         self.oversized = false;
     }
 
+    /// How much is asked of it, and known to wait for it. When it is `tight`, a source without
+    /// messages is only looked at now and then.
+    pub(crate) fn want(&self, tight: bool, now: Instant) -> Want {
+        let outstanding = self.pulls.outstanding();
+        // A sweep asks by itself.
+        let asks = self.order.as_ref().is_none_or(|order| {
+            order.handle.is_live()
+                && self.longest() >= SHORTEST_REQUEST
+                && order.asks() == Some(false)
+        });
+        let rests = self.rests(tight) && now < self.next_look;
+        let paused = !matches!(self.state, State::Open) || !asks || rests;
+        let waiting = self.waiting;
+        Want { outstanding, waiting, paused, lane: self.order.is_some() }
+    }
+
+    /// Whether what was outstanding has to be asked for now. One request after the other, or it
+    /// could not be told when the sweep is over.
+    pub(crate) fn sweeps(&self) -> bool {
+        let sweeping = |order: &Ordered| order.handle.is_live() && order.asks() == Some(true);
+        matches!(self.state, State::Open)
+            && self.pulls.outstanding() == 0
+            && self.longest() >= SHORTEST_REQUEST
+            && self.order.as_ref().is_some_and(sweeping)
+    }
+
+    /// Whether it is looked at now and then, with requests that do not wait: those that do keep
+    /// credit from the others, and private channels are nearly always empty.
+    fn rests(&self, tight: bool) -> bool {
+        self.waiting == 0 && (tight || self.spec.kind == Kind::Private)
+    }
+
+    /// When it has to be looked at again.
+    pub(crate) fn looks_at(&self, tight: bool) -> Option<Instant> {
+        let open = matches!(self.state, State::Open) && !self.is_going();
+        (open && self.rests(tight) && self.pulls.outstanding() == 0).then_some(self.next_look)
+    }
+
+    /// Messages of it that are kept back for the sake of order.
+    pub(crate) fn kept(&self) -> usize {
+        self.order.as_ref().map_or(0, Ordered::kept)
+    }
+
+    /// Whether it is about to end, because its lane goes.
+    pub(crate) fn is_going(&self) -> bool {
+        self.order.as_ref().is_some_and(|order| !order.handle.is_live())
+    }
+
+    /// How long a request may be open: none outlives the ownership of its lane.
+    fn longest(&self) -> Duration {
+        let left = self.order.as_ref().map(|order| order.handle.validity.left());
+        left.map_or(self.limits.expires, |left| left.min(self.limits.expires))
+    }
+
+    /// The request for that many messages and bytes.
+    pub(crate) fn next_request(&self, messages: usize, bytes: usize, tight: bool) -> Request {
+        let sweep = self.order.as_ref().is_some_and(|order| order.asks() == Some(true));
+        Request {
+            batch: if self.oversized { 1 } else { messages.min(self.limits.batch) },
+            bytes: (!self.oversized && !sweep).then_some(bytes),
+            expires: self.longest(),
+            no_wait: sweep || self.rests(tight),
+        }
+    }
+
     /// The message that asks the server.
-    pub(crate) fn request(
-        &mut self,
-        batch: usize,
-        bytes: Option<usize>,
-        expires: Duration,
-        no_wait: bool,
-        now: Instant,
-    ) -> OutboundMessage {
+    pub(crate) fn request(&mut self, request: &Request, now: Instant) -> OutboundMessage {
         if self.pulls.outstanding() == 0 {
             self.heard = now;
         }
-        let number = self.pulls.issue(batch, now + expires);
-        let nanos = expires.as_nanos();
-        let mut body = format!("{{\"batch\":{batch},\"expires\":{nanos}");
-        if let Some(bytes) = bytes {
-            body.push_str(&format!(",\"max_bytes\":{bytes}"));
-        }
-        body.push_str(if no_wait { ",\"no_wait\":true}" } else { "}" });
+        self.next_look = now + LOOK;
+        let number = self.pulls.issue(request.batch, now + request.expires);
         OutboundMessage {
             subject: self.request_subject.clone(),
             reply: Some(format!("{}.{number}", self.inbox_name).into()),
-            payload: body.into(),
+            payload: request.body().into(),
             headers: None,
         }
     }
@@ -205,7 +272,7 @@ impl Source {
     /// Takes what the server says instead of a message.
     pub(crate) fn status(&mut self, code: StatusCode, message: &Message) -> Word {
         let text = message.description.as_deref().unwrap_or_default();
-        let word = word(code.as_u16(), text);
+        let word = word::read(code.as_u16(), text);
         if code.as_u16() == 100 {
             return word;
         }
@@ -217,11 +284,16 @@ impl Source {
             .and_then(|left| left.as_str().parse().ok());
         if let Some(number) = number {
             self.pulls.ended(number, left);
+            // A batch that was completed says nothing of what is behind it.
+            if let (Word::Nothing, 404 | 408, Some(order)) = (&word, code.as_u16(), &mut self.order)
+            {
+                order.request_ended();
+            }
         }
         match word {
             Word::Oversized => self.oversized = true,
             Word::Nothing => self.failures = 0,
-            Word::Pause | Word::Check => {}
+            Word::Taken | Word::Pause | Word::Check => {}
         }
         word
     }
@@ -241,6 +313,14 @@ impl Source {
         self.failures = 0;
         if let State::Paused(_) | State::Checking(_) = self.state {
             self.state = State::Open;
+        }
+        self.begin_again();
+    }
+
+    /// On a lane: what was on its way may be lost, and has to come before all else.
+    pub(crate) fn begin_again(&mut self) {
+        if let Some(order) = &mut self.order {
+            order.begin_again();
         }
     }
 
@@ -286,34 +366,6 @@ impl Source {
     }
 }
 
-impl Limits {
-    pub(crate) fn of(info: &Info) -> Self {
-        let limit = |n: i64| usize::try_from(n).ok().filter(|n| *n > 0).unwrap_or(usize::MAX);
-        let expires = info.config.max_expires;
-        Self {
-            batch: limit(info.config.max_batch),
-            bytes: limit(info.config.max_bytes),
-            expires: if expires.is_zero() { EXPIRES } else { expires.min(EXPIRES) },
-        }
-    }
-}
-
-fn word(code: u16, text: &str) -> Word {
-    let says = |part: &str| text.get(..part.len()).is_some_and(|t| t.eq_ignore_ascii_case(part));
-    match code {
-        // Signs of life, and the ends that a request is expected to have.
-        100 | 404 => Word::Nothing,
-        408 if says("Request Timeout") => Word::Nothing,
-        408 if says("Interest Expired") => Word::Pause,
-        409 if says("Message Size Exceeds") => Word::Oversized,
-        409 if says("Batch Completed") => Word::Nothing,
-        409 if says("Leadership Change") || says("Server Shutdown") => Word::Pause,
-        409 if says("Exceeded MaxWaiting") => Word::Pause,
-        // The consumer is gone, is another one than it was, or nobody leads it.
-        _ => Word::Check,
-    }
-}
-
 impl fmt::Debug for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Source")
@@ -335,32 +387,5 @@ impl fmt::Debug for State {
             Self::Ending(_) => "ending",
             Self::Ended => "ended",
         })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn understands_what_servers_say() {
-        for (code, text, expected) in [
-            (100, "Idle Heartbeat", Word::Nothing),
-            (404, "No Messages", Word::Nothing),
-            (408, "Request Timeout", Word::Nothing),
-            (408, "Interest Expired", Word::Pause),
-            (409, "Message Size Exceeds MaxBytes", Word::Oversized),
-            (409, "Batch Completed", Word::Nothing),
-            (409, "Leadership Change", Word::Pause),
-            (409, "Server Shutdown", Word::Pause),
-            (409, "Exceeded MaxWaiting", Word::Pause),
-            (409, "Exceeded MaxRequestBatch of 10", Word::Check),
-            (409, "Consumer Deleted", Word::Check),
-            (409, "Consumer is push based", Word::Check),
-            (503, "", Word::Check),
-            (400, "Bad Request", Word::Check),
-        ] {
-            assert_eq!(word(code, text), expected, "{code} {text}");
-        }
     }
 }

@@ -6,8 +6,7 @@ use std::time::Duration;
 
 use async_nats::jetstream::stream::{Config, DiscardPolicy, Info, RetentionPolicy, StorageType};
 use posthaste_core::{
-    Difference, Durability, Error, ErrorKind, GroupName, Layout, Result, TopicInfo, TopicName,
-    TopicSpec,
+    Difference, Durability, Error, ErrorKind, Layout, Result, TopicInfo, TopicName, TopicSpec,
 };
 use tokio::time::Instant;
 
@@ -207,7 +206,8 @@ pub(crate) async fn compare(hub: &Hub, spec: &TopicSpec) -> Result<Vec<Differenc
 fn config(hub: &Hub, spec: &TopicSpec) -> Config {
     let version = hub.version();
     let topic = &spec.name;
-    let mut subjects = vec![names::data_filter(topic, spec.layout), names::private_filter(topic)];
+    let mut subjects = names::data_subjects(topic, spec.layout);
+    subjects.push(names::private_filter(topic));
     let limited = spec.retention.max_bytes.is_some() || spec.retention.max_messages.is_some();
     let full_refuses = spec.queue && limited;
     // The server does not do both.
@@ -240,7 +240,7 @@ fn config(hub: &Hub, spec: &TopicSpec) -> Config {
 }
 
 /// What all streams of this library have in common.
-fn base(hub: &Hub, replicas: Option<u8>) -> Config {
+pub(crate) fn base(hub: &Hub, replicas: Option<u8>) -> Config {
     let clustered = hub.client.server_info().cluster.is_some();
     let replicas = replicas.or(hub.defaults.replicas).unwrap_or(if clustered { 3 } else { 1 });
     let mut metadata = HashMap::new();
@@ -264,7 +264,7 @@ fn base(hub: &Hub, replicas: Option<u8>) -> Config {
     }
 }
 
-async fn create(hub: &Hub, config: &Config) -> Result<Info> {
+pub(crate) async fn create(hub: &Hub, config: &Config) -> Result<Info> {
     hub.api.ask(&format!("STREAM.CREATE.{}", config.name), config).await
 }
 
@@ -281,58 +281,6 @@ fn check_echo(asked: &Config, created: &Info) -> Result<()> {
     }
     Err(Error::new(ErrorKind::Fatal, "the server made another stream than it was asked for")
         .with_context("stream", &asked.name)
-        .with_broker(BROKER))
-}
-
-/// Creates the stream for a group's dead letters if it is missing. They are kept until they are
-/// replayed or discarded.
-///
-/// # Errors
-/// `Conflict` if the stream of that name holds something else.
-pub(crate) async fn ensure_dead_letters(
-    hub: &Hub,
-    topic: &TopicName,
-    group: &GroupName,
-) -> Result<()> {
-    let name = names::dead_letter_stream(topic, group);
-    let subject = names::dead_letter_subject(topic, group);
-    let spec = hub.known(topic).and_then(|known| known.spec);
-    let replicas = spec.and_then(|spec| spec.replicas);
-    let duplicate_window = hub.defaults.duplicate_window;
-    ensure_side(
-        hub,
-        Config { name, subjects: vec![subject], duplicate_window, ..base(hub, replicas) },
-    )
-    .await
-}
-
-/// Creates the stream for the private channels of a bound topic if it is missing.
-///
-/// # Errors
-/// `Conflict` if the stream of that name holds something else.
-pub(crate) async fn ensure_private(hub: &Hub, topic: &TopicName) -> Result<()> {
-    let name = names::private_stream(topic);
-    let subjects = vec![names::private_filter(topic)];
-    let duplicate_window = hub.defaults.duplicate_window;
-    let max_age = hub.defaults.max_age;
-    ensure_side(hub, Config { name, subjects, duplicate_window, max_age, ..base(hub, None) }).await
-}
-
-async fn ensure_side(hub: &Hub, config: Config) -> Result<()> {
-    let found = match info(hub, &config.name).await {
-        Err(error) if error.kind() == ErrorKind::NotFound => match create(hub, &config).await {
-            Err(error) if error.kind() == ErrorKind::Conflict => info(hub, &config.name).await?,
-            created => created?,
-        },
-        found => found?,
-    };
-    if found.config.subjects == config.subjects {
-        return Ok(());
-    }
-    Err(Error::new(ErrorKind::Conflict, "the stream of that name holds something else")
-        .with_context("stream", &config.name)
-        .with_context("wanted", config.subjects.join(" "))
-        .with_context("found", found.config.subjects.join(" "))
         .with_broker(BROKER))
 }
 

@@ -149,8 +149,13 @@ impl State {
     /// What was known of the topic is out of date: these entries are the next ones to leave.
     pub(super) fn look_again(&mut self, entries: impl Iterator<Item = Entry>) {
         self.destination = None;
+        let plain = self.layout == Some(Layout::Plain);
         let entries: SmallVec<[Entry; 1]> = entries.collect();
-        entries.into_iter().rev().for_each(|entry| self.waiting.push_front(entry));
+        for mut entry in entries.into_iter().rev() {
+            // On a plain topic nobody waits for it, even if it left before that was known.
+            entry.ticket.key = entry.ticket.key.filter(|_| !plain);
+            self.waiting.push_front(entry);
+        }
     }
 
     pub(super) fn forget_destination(&mut self) {
@@ -178,8 +183,7 @@ impl State {
     /// Keeps an entry back while an earlier one of its key is not resolved. Until the topic is
     /// known to be plain, keys may have to keep their order.
     fn offer(&mut self, mut entry: Entry) -> Option<Entry> {
-        let has_passed = entry.ticket.key.is_some();
-        if has_passed || self.layout == Some(Layout::Plain) {
+        if self.layout == Some(Layout::Plain) {
             return Some(entry);
         }
         let Some(key) = entry.envelope.key().map(|key| hash(&[key])) else { return Some(entry) };

@@ -112,6 +112,7 @@ impl Wake for Holders {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Barrier;
     use std::time::Duration;
 
     use tokio::sync::oneshot;
@@ -155,6 +156,48 @@ mod tests {
         assert!(Pin::new(&mut work).poll(&mut idle).is_pending());
         drop(work);
         assert!(dropped.blocking_recv().is_err(), "it was not dropped");
+    }
+
+    /// While one holder polls the work, it is woken, and only then another one comes. The first
+    /// is never polled again: the other one has to hear of it.
+    #[test]
+    fn who_comes_while_another_polls_is_not_forgotten() {
+        struct Flag(AtomicBool);
+        impl Wake for Flag {
+            fn wake(self: Arc<Self>) {
+                self.0.store(true, Ordering::SeqCst);
+            }
+        }
+        let (inside, outside) = (Arc::new(Barrier::new(2)), Arc::new(Barrier::new(2)));
+        let work = Shared::new({
+            let (inside, outside) = (Arc::clone(&inside), Arc::clone(&outside));
+            let mut polled = false;
+            std::future::poll_fn(move |cx| {
+                if std::mem::replace(&mut polled, true) {
+                    return Poll::Ready(());
+                }
+                cx.waker().wake_by_ref();
+                inside.wait();
+                outside.wait();
+                Poll::Pending
+            })
+        });
+        let mut first = work.clone();
+        let first = std::thread::spawn(move || {
+            let mut idle = Context::from_waker(Waker::noop());
+            assert!(Pin::new(&mut first).poll(&mut idle).is_pending());
+            first
+        });
+        inside.wait();
+        let woken = Arc::new(Flag(AtomicBool::new(false)));
+        let waker = Waker::from(Arc::clone(&woken));
+        let mut other = work;
+        assert!(Pin::new(&mut other).poll(&mut Context::from_waker(&waker)).is_pending());
+        outside.wait();
+        let first = first.join().unwrap();
+        assert!(woken.0.load(Ordering::SeqCst), "it waits for a holder that is not polled");
+        assert!(Pin::new(&mut other).poll(&mut Context::from_waker(&waker)).is_ready());
+        assert!(first.is_done());
     }
 
     /// Holders on several threads meet at the work; some of them are never polled again, although

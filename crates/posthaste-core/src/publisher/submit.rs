@@ -40,8 +40,7 @@ impl Window {
         let (reply, outcome) = oneshot::channel();
         let mut state = self.lock();
         if state.closed {
-            self.slots.add_permits(1);
-            self.bytes.add_permits(cost as usize);
+            // Nobody waits for its room any more.
             return Err(closed(self.topic()));
         }
         let number = state.number();

@@ -47,6 +47,8 @@ pub(super) async fn drain(ledger: &Ledger) -> usize {
         ledger.give_back_all();
         flush(ledger).await;
     }
+    // What was acknowledged late all the same.
+    flush(ledger).await;
     ledger.drop_driver();
     held
 }

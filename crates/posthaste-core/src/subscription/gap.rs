@@ -25,8 +25,6 @@ struct Gap {
     until: Instant,
     /// What follows, in order, from the first that is missing.
     line: VecDeque<Item>,
-    /// Nothing of the key is out: the first that comes again may pass.
-    blocked: bool,
 }
 
 #[derive(Debug)]
@@ -43,13 +41,6 @@ pub(super) struct Name {
     pub(super) envelope: Envelope,
 }
 
-/// A gap that was ended: what waited in it, in order, and whether nothing of its key is out.
-#[derive(Debug, Default)]
-pub(super) struct Ended {
-    pub(super) waiting: Vec<usize>,
-    pub(super) blocked: bool,
-}
-
 impl Gaps {
     /// A message of the key has to come again before `behind`, and before what is in line already.
     pub(super) fn open(
@@ -64,7 +55,6 @@ impl Gaps {
             lane: Arc::clone(lane),
             until,
             line: VecDeque::new(),
-            blocked: false,
         });
         gap.until = gap.until.max(until);
         behind.into_iter().rev().for_each(|slot| gap.line.push_front(Item::Here(slot)));
@@ -104,28 +94,19 @@ impl Gaps {
         }
     }
 
-    /// The next one that may go on, and whether nothing of the key was out before.
-    pub(super) fn next(&mut self, key: u64) -> Option<(usize, bool)> {
+    /// The next one that may go on. With the last one the gap is closed.
+    pub(super) fn next(&mut self, key: u64) -> Option<usize> {
         let gap = self.keys.get_mut(&key)?;
-        match gap.line.front()? {
-            Item::Here(slot) => {
-                let next = (*slot, std::mem::take(&mut gap.blocked));
-                gap.line.pop_front();
-                Some(next)
-            }
-            Item::Missing(_) => None,
+        let next = match gap.line.front() {
+            Some(Item::Here(slot)) => Some(*slot),
+            Some(Item::Missing(_)) => return None,
+            None => None,
+        };
+        gap.line.pop_front();
+        if gap.line.is_empty() {
+            self.keys.remove(&key);
         }
-    }
-
-    /// Ends the gap if nothing is in line; whether nothing of the key is out then.
-    pub(super) fn close_if_empty(&mut self, key: u64) -> bool {
-        let empty = self.keys.get(&key).is_some_and(|gap| gap.line.is_empty());
-        empty && self.keys.remove(&key).is_some_and(|gap| gap.blocked)
-    }
-
-    /// Nothing of the key is out. `false` if there is no gap.
-    pub(super) fn block(&mut self, key: u64) -> bool {
-        self.keys.get_mut(&key).map(|gap| gap.blocked = true).is_some()
+        next
     }
 
     /// Whether the key's gap is of another life of its lane.
@@ -133,14 +114,14 @@ impl Gaps {
         self.keys.get(&key).is_some_and(|gap| !Arc::ptr_eq(&gap.lane, lane))
     }
 
-    /// Ends a gap.
-    pub(super) fn end(&mut self, key: u64) -> Ended {
-        let Some(gap) = self.keys.remove(&key) else { return Ended::default() };
+    /// Ends a gap: what waited in it, in order.
+    pub(super) fn end(&mut self, key: u64) -> Vec<usize> {
         let here = |item: &Item| match item {
             Item::Here(slot) => Some(*slot),
             Item::Missing(_) => None,
         };
-        Ended { waiting: gap.line.iter().filter_map(here).collect(), blocked: gap.blocked }
+        let gap = self.keys.remove(&key);
+        gap.map(|gap| gap.line.iter().filter_map(here).collect()).unwrap_or_default()
     }
 
     /// The keys whose gaps end by now, and those whose lanes go or are gone.

@@ -30,15 +30,9 @@ impl Ledger {
 
     /// The key's delivery is out of the way: the next one is ready.
     pub(super) fn pass_next(&self, state: &mut State, key: Option<u64>) {
-        let Some(key) = key else { return };
-        if !state.gate.has_waiting(key) && state.gaps.block(key) {
-            // It stays out in name, until what is missing has come again.
-            return self.advance(state, key);
-        }
-        if let Some(next) = state.gate.release(key) {
-            state.make_ready(next);
-            state.wake_reader();
-        }
+        let Some(next) = key.and_then(|key| state.gate.release(key)) else { return };
+        state.make_ready(next);
+        state.wake_reader();
     }
 
     /// Frees the slot of a delivery that is not ours any more.
@@ -101,25 +95,18 @@ impl Ledger {
 
     /// Lets those of a key go on that wait for nothing that is missing.
     fn advance(&self, state: &mut State, key: u64) {
-        while let Some((next, blocked)) = state.gaps.next(key) {
-            if blocked {
-                state.make_ready(next);
-                state.wake_reader();
-            } else if let Some(passed) = state.gate.offer(key, next) {
+        while let Some(next) = state.gaps.next(key) {
+            if let Some(passed) = state.gate.offer(key, next) {
                 state.make_ready(passed);
+                state.wake_reader();
             }
-        }
-        if state.gaps.close_if_empty(key) {
-            // Nothing waits, and nothing is out.
-            state.gate.release(key);
         }
     }
 
     /// Waits no longer for what is missing. What waited for it is given back, in order, because
     /// it may still come.
     fn end_gap(&self, state: &mut State, key: u64) {
-        let ended = state.gaps.end(key);
-        for slot in ended.waiting {
+        for slot in state.gaps.end(key) {
             let entry = &mut state.slots[slot];
             entry.key = None;
             if entry.is_lost() {
@@ -128,9 +115,6 @@ impl Ledger {
                 let parcel = entry.parcel(None);
                 self.book(state, slot, Verdict::Release(parcel));
             }
-        }
-        if ended.blocked {
-            self.pass_next(state, Some(key));
         }
     }
 

@@ -51,8 +51,6 @@ impl Ledger {
                     return Poll::Ready(Some(Err(failure)));
                 }
                 if state.stop.is_some() {
-                    // What was booked since the stop is to be given back.
-                    self.flush_due.notify_one();
                     return Poll::Ready(None);
                 }
                 self.hand_out(&mut state, out, max);

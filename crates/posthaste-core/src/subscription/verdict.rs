@@ -203,7 +203,7 @@ impl Ledger {
     /// Makes it a dead letter, together with what its key has waiting, by the policy.
     fn give_up(&self, state: &mut State, slot: usize, reason: Reason, cause: Option<Cause>) {
         let entry = &state.slots[slot];
-        let key = entry.key;
+        let (key, topic) = (entry.key, entry.lane.topic().clone());
         if key.is_some() && self.policy.key_failure == KeyFailure::StopLane {
             return self.stop_lane(state, slot);
         }
@@ -212,7 +212,7 @@ impl Ledger {
         let Some(key) = key else { return };
         for follower in state.gate.take_waiting(key) {
             let entry = &mut state.slots[follower];
-            if false {
+            if entry.envelope.key() != first.key() || *entry.lane.topic() != topic {
                 // Another key with the same hash: it waits on.
                 if let Some(passed) = state.gate.offer(key, follower) {
                     state.slots[passed].phase = Phase::Ready;

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use async_trait::async_trait;
 use posthaste_core::broker::*;
@@ -12,6 +13,8 @@ use posthaste_core::*;
 pub(crate) enum Find {
     Fail(ErrorKind),
     Hang,
+    /// Takes a second.
+    Slow,
 }
 
 #[derive(Debug)]
@@ -19,11 +22,18 @@ pub(crate) struct StubAdmin {
     pub(crate) layout: Mutex<Layout>,
     pub(crate) queue: Mutex<bool>,
     pub(crate) steps: Mutex<VecDeque<Find>>,
+    /// How often the topic was looked up.
+    pub(crate) asked: AtomicUsize,
 }
 
 impl StubAdmin {
     pub(crate) fn new(layout: Layout) -> Self {
-        Self { layout: Mutex::new(layout), queue: Mutex::default(), steps: Mutex::default() }
+        Self {
+            layout: Mutex::new(layout),
+            queue: Mutex::default(),
+            steps: Mutex::default(),
+            asked: AtomicUsize::new(0),
+        }
     }
 }
 
@@ -36,11 +46,13 @@ impl posthaste_core::broker::Admin for StubAdmin {
         Ok(Vec::new())
     }
     async fn describe(&self, topic: &TopicName) -> Result<TopicInfo> {
+        self.asked.fetch_add(1, Ordering::SeqCst);
         let step = self.steps.lock().unwrap().pop_front();
         match step {
             None => {}
             Some(Find::Fail(kind)) => return Err(Error::new(kind, "as the script says")),
             Some(Find::Hang) => std::future::pending().await,
+            Some(Find::Slow) => tokio::time::sleep(std::time::Duration::from_secs(1)).await,
         }
         let (layout, queue) = (*self.layout.lock().unwrap(), *self.queue.lock().unwrap());
         Ok(TopicInfo::new(topic.clone(), layout, queue, "stub".to_owned()))

@@ -75,6 +75,21 @@ async fn every_verdict_after_the_drain_is_refused() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_acknowledgement_after_the_deadline_still_reaches_the_broker_before_the_end() {
+    let feed = Feed::new(Layout::Plain);
+    feed.linger();
+    let mut inbox = feed.inbox().await;
+    feed.send(["x"]);
+    let held = next(&mut inbox).await;
+    let stopping = tokio::spawn(inbox.stop(2 * SECOND));
+    tokio::time::sleep(2 * SECOND + SECOND / 2).await;
+    assert!(held.is_lost());
+    held.ack().await.unwrap();
+    stopping.await.unwrap().unwrap_err();
+    assert_eq!(feed.said_of("x"), [Said::Release, Said::Ack], "it was handled");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_confirmed_acknowledgement_is_waited_for() {
     let feed = Feed::new(Layout::Plain);
     let mut inbox = feed.inbox().await;

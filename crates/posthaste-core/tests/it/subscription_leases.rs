@@ -115,6 +115,28 @@ async fn prolonging_by_hand_ends_in_time_and_tells_what_it_learned() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_lost_lease_is_told_once() {
+    let feed = Feed::with_lease(Layout::Plain, 12 * SECOND);
+    let mut inbox = feed.inbox().await;
+    let mut events = inbox.events();
+    feed.send(["x", "y"]);
+    let (x, y) = (next(&mut inbox).await, next(&mut inbox).await);
+    feed.extends.lock().unwrap().push_back(Step::Lost(vec![0]));
+    timeout(12 * SECOND, x.lost()).await.expect("not lost");
+    // The broker refuses both: one was known to be lost.
+    feed.settles.lock().unwrap().push_back(Step::Lost(vec![0, 1]));
+    x.ack().await.unwrap();
+    y.ack().await.unwrap();
+    nothing_for(&mut inbox, SECOND).await;
+    let mut told = Vec::new();
+    while let Some(Some(SubscriptionEvent::LeaseLost { id })) = events.next().now_or_never() {
+        told.push(id);
+    }
+    assert_eq!(told, ["x", "y"]);
+    assert_eq!(inbox.stats().leases_lost, 2);
+}
+
+#[tokio::test(start_paused = true)]
 async fn any_lease_of_a_group_can_be_kept() {
     for lease in [Duration::ZERO, Duration::from_nanos(1), Duration::MAX] {
         let feed = Feed::with_lease(Layout::Plain, lease);

@@ -143,6 +143,38 @@ async fn whatever_lease_ends_no_later_message_is_yielded_before_it_came_again() 
 }
 
 #[tokio::test(start_paused = true)]
+async fn leases_that_end_one_after_the_other_leave_one_order() {
+    let feed = Feed::with_lease(Layout::Ordered(1), 6 * SECOND);
+    let mut inbox = feed.ordered().await;
+    let (first, lane) = lose(&feed, &mut inbox, &[2]).await;
+    feed.send_in(&lane, ["a4"], |_| {});
+    feed.extends.lock().unwrap().push_back(Step::Lost(vec![0]));
+    nothing_for(&mut inbox, 3 * SECOND).await;
+    assert!(first.is_lost());
+    drop(first);
+    feed.send_in(&lane, ["a3", "a1"], |_| {});
+    assert_eq!(ids(&mut inbox).await, ["a1", "a2", "a3", "a4"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failing_key_waits_up_to_its_bound_in_all() {
+    let feed = feed();
+    let bus = feed.bus();
+    let ordered = bus.subscribe("orders").group("billing").order(Order::PerKey);
+    let mut inbox = ordered.key_wait(5 * SECOND).max_attempts(100).start().await.unwrap();
+    feed.send(["a1", "a2"]);
+    for _ in 0..3 {
+        assert_eq!(feed.said(), []);
+        let delivery = next(&mut inbox).await;
+        assert_eq!(delivery.id(), "a1");
+        delivery.nack(Nack::after(2 * SECOND)).await.unwrap();
+    }
+    let said = feed.until_said(2).await;
+    assert_eq!(said[0], ("a1".to_owned(), Said::DeadLetter(Reason::AttemptsExhausted)));
+    assert_eq!(said[1], ("a2".to_owned(), Said::DeadLetter(Reason::FollowsKey)));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_late_acknowledgement_lets_the_next_of_its_key_pass() {
     for confirmed in [false, true] {
         let feed = Feed::with_lease(Layout::Ordered(1), 6 * SECOND);

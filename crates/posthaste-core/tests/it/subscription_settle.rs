@@ -82,6 +82,21 @@ async fn a_confirmed_acknowledgement_ends_in_time_and_frees_its_slot() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_confirmed_acknowledgement_that_is_dropped_is_an_acknowledgement() {
+    let feed = Feed::new(Layout::Ordered(1));
+    let mut inbox = feed.ordered().await;
+    feed.send(["a1", "a2"]);
+    let mut call = Box::pin(next(&mut inbox).await.ack_confirmed());
+    feed.settles.lock().unwrap().push_back(Step::Hang);
+    assert!((&mut call).now_or_never().is_none());
+    drop(call);
+    assert_eq!(next(&mut inbox).await.id(), "a2");
+    nothing_for(&mut inbox, SECOND / 20).await;
+    assert_eq!(feed.said_of("a1"), [Said::Ack, Said::Ack], "without an answer it is said again");
+    assert_eq!(feed.credits().last().unwrap().messages, 255, "its slot is stuck");
+}
+
+#[tokio::test(start_paused = true)]
 async fn settlements_go_at_once_while_the_reader_waits_and_else_after_five_milliseconds() {
     let feed = Feed::new(Layout::Plain);
     let mut inbox = feed.inbox().await;

@@ -230,6 +230,33 @@ async fn a_topic_that_was_created_anew_is_looked_up_once_more() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_unknown_topic_is_looked_up_once_for_all_who_wait() {
+    let script = Script::new(Layout::Plain);
+    let bus = script.bus();
+    let publisher = bus.publisher("orders").unwrap();
+    script.admin.steps.lock().unwrap().push_back(Find::Slow);
+    let sent: Vec<_> = (0..10).map(|_| publish(&publisher, "a", PublishOptions::new())).collect();
+    for one in sent {
+        one.await.unwrap().0.unwrap();
+    }
+    assert_eq!(script.admin.asked.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_topic_that_is_missing_is_said_to_be_each_time() {
+    let script = Script::new(Layout::Plain);
+    script.admin.steps.lock().unwrap().extend([Find::Fail(ErrorKind::NotFound); 3]);
+    let bus = script.builder().topology(Topology::Verify).build().unwrap();
+    let publisher = bus.publisher("orders").unwrap();
+    for _ in 0..3 {
+        let sent = timeout(SECOND, publisher.publish_envelope(envelope("a")));
+        let error = sent.await.expect("nobody looks it up any more").unwrap_err();
+        assert_eq!((error.kind(), error.may_be_stored()), (ErrorKind::NotFound, false));
+    }
+    publisher.publish_envelope(envelope("created meanwhile")).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_topic_that_becomes_ordered_keeps_the_order_of_what_waits() {
     let script = Script::new(Layout::Plain);
     let bus = script.bus();
@@ -285,6 +312,36 @@ async fn a_window_of_one_lets_one_after_the_other_pass() {
     }
     assert!(!script.calls().concat().contains(&"dropped".to_owned()));
     assert_eq!(script.most_out.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_caller_that_goes_away_leaves_its_message_to_the_window() {
+    let script = Script::new(Layout::Plain);
+    let bus = script.bus();
+    let publisher = warm(&bus, &script).await;
+    script.then([Step::Wait]);
+    let mut call = Box::pin(publisher.publish_envelope(envelope("left")));
+    assert!((&mut call).now_or_never().is_none());
+    drop(call);
+    // Nothing else is done on this topic.
+    script.gate.add_permits(1);
+    settle().await;
+    assert_eq!(script.out.load(Ordering::SeqCst), 0, "nobody moves the flight on");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_taken_back_at_its_deadline_gives_its_room_back() {
+    let script = Script::new(Layout::Plain);
+    script.limit(|can| can.max_flights = 1);
+    let bus = script.builder().window(2, 1 << 20).build().unwrap();
+    let publisher = warm(&bus, &script).await;
+    script.then([Step::Hang]);
+    let _out = enqueue(&publisher, "out").await;
+    for _ in 0..3 {
+        let brief = publish(&publisher, "brief", PublishOptions::new().deadline(SECOND));
+        let error = brief.await.unwrap().0.unwrap_err();
+        assert_eq!((error.kind(), error.may_be_stored()), (ErrorKind::Timeout, false));
+    }
 }
 
 #[tokio::test(start_paused = true)]

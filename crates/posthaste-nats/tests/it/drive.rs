@@ -94,12 +94,14 @@ pub(crate) fn request(topics: &[&str], group_name: Option<&str>) -> SubscribeReq
 }
 
 /// A subscription as core holds one: credit is what is not settled.
+#[derive(Debug)]
 pub(crate) struct Reader {
     driver: Box<dyn SubscriptionDriver>,
     settler: Arc<dyn Settler>,
     prefetch: usize,
     pub(crate) unsettled: usize,
     pub(crate) events: Vec<DriverEvent>,
+    pub(crate) member: String,
     pub(crate) lease: Duration,
     pub(crate) differences: Vec<posthaste_core::Difference>,
 }
@@ -110,10 +112,19 @@ impl Reader {
     }
 
     pub(crate) async fn try_start(broker: &NatsBroker, request: SubscribeRequest) -> Result<Self> {
-        let prefetch = request.prefetch.count;
+        let (prefetch, member) = (request.prefetch.count, request.member.clone());
         let Subscribed { driver, lease, differences, .. } = broker.subscribe(request).await?;
         let settler = driver.settler();
-        Ok(Self { driver, settler, prefetch, unsettled: 0, events: Vec::new(), lease, differences })
+        Ok(Self {
+            driver,
+            settler,
+            prefetch,
+            unsettled: 0,
+            events: Vec::new(),
+            member,
+            lease,
+            differences,
+        })
     }
 
     /// The next messages; waits until there are some.

@@ -3,20 +3,26 @@
 //! The servers are those of `cargo xtask brokers up`, or of the variables `POSTHASTE_NATS_URL`
 //! and so on. A test whose server is not there is ignored, by name.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::print_stdout,
-    clippy::print_stderr,
-    clippy::disallowed_methods,
-    reason = "a test fails by panicking, and spawns and joins by itself"
+#![cfg_attr(
+    unix,
+    expect(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        reason = "tests, in functions that clippy does not know for tests"
+    )
 )]
 
 #[cfg(unix)]
+mod binding;
+#[cfg(unix)]
 mod drive;
 #[cfg(unix)]
-mod logins;
+mod lanes;
+#[cfg(unix)]
+mod login;
+#[cfg(unix)]
+mod loss;
 #[cfg(unix)]
 mod schedule;
 #[cfg(unix)]
@@ -36,9 +42,17 @@ fn main() {
     let mut suite = suite::Suite::new();
     smoke::add(&mut suite);
     topology::add(&mut suite);
-    logins::add(&mut suite);
+    loss::add(&mut suite);
     schedule::add(&mut suite);
-    libtest_mimic::run(&arguments, suite.trials()).exit();
+    binding::add(&mut suite);
+    login::add(&mut suite);
+    lanes::add(&mut suite);
+    let conclusion = libtest_mimic::run(&arguments, suite.trials());
+    // What a failed test left behind is kept to be looked at.
+    if !conclusion.has_failed() {
+        server::clean_up();
+    }
+    conclusion.exit();
 }
 
 #[cfg(not(unix))]

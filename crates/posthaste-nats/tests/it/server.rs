@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
+use futures_util::TryStreamExt as _;
 use posthaste_nats::{NatsBroker, NatsConfig};
 use serde::Deserialize;
 use tokio::process::{Child, Command};
@@ -46,6 +47,23 @@ fn records() -> PathBuf {
     let target =
         target.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target"));
     target.join("brokers")
+}
+
+/// Deletes the streams of this run.
+pub(crate) fn clean_up() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let Ok(runtime) = runtime else { return };
+    let ours = format!("{}-", std::process::id());
+    runtime.block_on(async {
+        for server in ["nats", "nats@2.9"].into_iter().filter_map(find) {
+            let Ok(client) = async_nats::connect(&server.url).await else { continue };
+            let context = async_nats::jetstream::new(client);
+            let names: Vec<String> = context.stream_names().try_collect().await.unwrap_or_default();
+            for name in names.iter().filter(|name| name.contains(&ours)) {
+                let _ = context.delete_stream(name).await;
+            }
+        }
+    });
 }
 
 impl Server {

@@ -193,7 +193,7 @@ async fn not_found(server: Server) {
     assert_eq!((error.kind(), error.may_be_stored()), (ErrorKind::NotFound, false));
     let mut ask = request(&[&name], Some("g"));
     ask.topology = posthaste_core::Topology::Verify;
-    let error = Reader::try_start(&broker, ask).await.err().expect("nothing is created");
+    let error = Reader::try_start(&broker, ask).await.expect_err("nothing is created");
     assert_eq!(error.kind(), ErrorKind::NotFound);
 }
 

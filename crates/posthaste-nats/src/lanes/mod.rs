@@ -1,0 +1,27 @@
+//! The lanes of an ordered group: each has one owner at a time, and an order that holds over
+//! crashes, disconnects and changes of the members.
+
+pub(crate) mod assignment;
+pub(crate) mod book;
+pub(crate) mod handle;
+pub(crate) mod keeper;
+pub(crate) mod members;
+pub(crate) mod nudge;
+mod ownership;
+pub(crate) mod recovery;
+pub(crate) mod store;
+
+// A lane's ownership and order as state machines without I/O: see `order.md`.
+#[cfg_attr(not(test), expect(dead_code, reason = "nobody drives them yet"))]
+mod board;
+mod doubt;
+#[cfg_attr(not(test), expect(dead_code, reason = "nobody drives them yet"))]
+mod lease;
+mod message;
+mod settled;
+mod share;
+#[cfg_attr(not(test), expect(dead_code, reason = "nobody drives them yet"))]
+mod takeover;
+#[cfg(test)]
+mod tests;
+mod turn;
