@@ -179,6 +179,7 @@ fn capabilities(hub: &Hub, topic: Option<&TopicName>) -> Capabilities {
     can.max_flights = 4;
     can.replay_window = Duration::from_secs(2);
     can.handover = Duration::from_secs(1);
+    can.exact_attempts = version >= Version::EXACT_ATTEMPTS;
     if version < Version::SCHEDULES {
         can.deliver_at = Support::refused("needs nats-server 2.12");
     } else if known.as_ref().is_some_and(|known| !known.schedules) {

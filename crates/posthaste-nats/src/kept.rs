@@ -43,6 +43,11 @@ impl Kept {
         };
         let partition =
             source.spec.partition.or_else(|| names::partition_of(&source.topic, &message.subject));
+        let deliveries = u32::try_from(delivered.deliveries).unwrap_or(u32::MAX);
+        let attempt = match source.counts_exactly {
+            true => Attempt::exact(deliveries),
+            false => Attempt::approximate(deliveries),
+        };
         let envelope = convert::envelope(message.headers.as_ref(), message.payload, &origin);
         Self {
             place: delivered.stream_sequence,
@@ -52,7 +57,7 @@ impl Kept {
             envelope,
             lane: Arc::clone(&source.lane),
             lane_number: source.lane_number,
-            attempt: Attempt::exact(u32::try_from(delivered.deliveries).unwrap_or(u32::MAX)),
+            attempt,
             position: Position::offset(delivered.stream_sequence)
                 .in_partition(partition)
                 .stored_at(Some(delivered.stored_at)),

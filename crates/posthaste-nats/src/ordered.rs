@@ -174,7 +174,7 @@ impl Ordered {
                             let early = std::mem::take(&mut self.early);
                             return Step::Release(early.into_values().collect());
                         }
-                        Ok(Some(prepared)) => self.sweep(prepared, target, room),
+                        Ok(Some(prepared)) => self.sweep(prepared, target),
                         Err(error) => return self.failed(error),
                     }
                 }
@@ -200,14 +200,13 @@ impl Ordered {
         }
     }
 
-    fn sweep(&mut self, prepared: Prepared, target: &Target, room: usize) {
+    fn sweep(&mut self, prepared: Prepared, target: &Target) {
         let Prepared { boundary, window, rest, number } = prepared;
         let mut recovery = Recovery::new(boundary, window);
         // They came before the server was asked to deliver again what is older.
         for (place, kept) in std::mem::take(&mut self.early) {
             recovery.keep(place, kept);
         }
-        let _ = room;
         self.state = State::Sweeping(Sweep { recovery, rest, number, target: target.clone() });
     }
 

@@ -27,6 +27,7 @@ use crate::ordered::Ordered;
 use crate::pull::Pulls;
 use crate::repair::Checked;
 use crate::request::{Limits, Request};
+use crate::version::Version;
 use crate::word::{self, Word};
 
 /// How long the server keeps a request for messages. Short, so that one that was lost is soon
@@ -61,6 +62,8 @@ pub(crate) struct Source {
     /// The next message is larger than what was asked for in bytes.
     pub(crate) oversized: bool,
     pub(crate) limits: Limits,
+    /// Whether the server counts what it delivered, and nothing else.
+    pub(crate) counts_exactly: bool,
     /// The order that has to be kept, on lanes.
     pub(crate) order: Option<Ordered>,
     failures: u32,
@@ -120,6 +123,7 @@ impl Source {
             last_sequence: 0,
             oversized: false,
             limits: Limits::of(info),
+            counts_exactly: hub.version() >= Version::EXACT_ATTEMPTS,
             order: None,
             failures: 0,
             request_subject: request_subject.into(),
@@ -255,7 +259,10 @@ impl Source {
     }
 
     /// The message that asks the server.
-    pub(crate) fn request(&mut self, request: &Request, now: Instant) -> OutboundMessage {
+    pub(crate) fn request(&mut self, mut request: Request, now: Instant) -> OutboundMessage {
+        // Ends at random: servers before 2.10 lose their place, and a delivery, when a request ends
+        // just as a delivery falls due, and leases and delays are often of whole seconds too.
+        request.expires = request.expires.mul_f64(fastrand::f64().mul_add(0.2, 0.8));
         if self.pulls.outstanding() == 0 {
             self.heard = now;
         }

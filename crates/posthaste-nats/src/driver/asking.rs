@@ -69,7 +69,7 @@ impl Driver {
                 request.expires = request.expires.min((ROUND / turns).max(SHORTEST));
                 self.first = at + 1;
             }
-            let message = source.request(&request, now);
+            let message = source.request(request, now);
             // There was room for it just now; an error means that the client has ended, which
             // the link tells.
             let _ = Pin::new(&mut self.client).start_send(message);
@@ -93,7 +93,7 @@ impl Driver {
             budget.bytes = budget.bytes.saturating_sub(grant.saturating_mul(self.mean));
             let source = &mut self.sources[at];
             let request = source.next_request(grant, usize::MAX, false);
-            let message = source.request(&request, now);
+            let message = source.request(request, now);
             // As with every request: an error means that the client has ended.
             let _ = Pin::new(&mut self.client).start_send(message);
         }

@@ -10,18 +10,3 @@ pub(crate) mod nudge;
 mod ownership;
 pub(crate) mod recovery;
 pub(crate) mod store;
-
-// A lane's ownership and order as state machines without I/O: see `order.md`.
-#[cfg_attr(not(test), expect(dead_code, reason = "nobody drives them yet"))]
-mod board;
-mod doubt;
-#[cfg_attr(not(test), expect(dead_code, reason = "nobody drives them yet"))]
-mod lease;
-mod message;
-mod settled;
-mod share;
-#[cfg_attr(not(test), expect(dead_code, reason = "nobody drives them yet"))]
-mod takeover;
-#[cfg(test)]
-mod tests;
-mod turn;
