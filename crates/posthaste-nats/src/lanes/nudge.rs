@@ -8,7 +8,6 @@
 use std::sync::Arc;
 
 use async_nats::jetstream::consumer::DeliverPolicy;
-use bytes::Bytes;
 use posthaste_core::Result;
 
 use super::recovery::window_end;
@@ -16,8 +15,7 @@ use crate::error;
 use crate::fetch::{self, Query};
 use crate::groups;
 use crate::hub::Hub;
-
-const NAK: Bytes = Bytes::from_static(b"-NAK");
+use crate::settle::NAK;
 
 /// What was outstanding, and asked to come again.
 #[derive(Debug)]
