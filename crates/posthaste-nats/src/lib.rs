@@ -3,7 +3,6 @@
 mod address;
 mod admin;
 mod api;
-mod arrival;
 mod beside;
 mod binding;
 mod broker;
@@ -18,6 +17,7 @@ mod error;
 mod fetch;
 mod groups;
 mod hub;
+mod inbox;
 mod kept;
 mod lanes;
 mod lease;

@@ -4,7 +4,7 @@ use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use async_nats::jetstream::consumer::Info;
@@ -13,14 +13,13 @@ use async_nats::{Message, StatusCode, Subject, Subscriber};
 use futures_util::StreamExt as _;
 use posthaste_core::broker::Lane;
 use posthaste_core::{Result, TopicName};
-use tokio::task::coop;
 use tokio::time::Instant;
 
-use crate::arrival::Arrival;
 use crate::credit::Want;
 use crate::error;
 use crate::groups::{ConsumerSpec, Kind};
 use crate::hub::Hub;
+use crate::inbox::Inbox;
 use crate::lanes::handle::LaneHandle;
 use crate::loss::{Gap, LossWatch};
 use crate::ordered::Ordered;
@@ -68,12 +67,8 @@ pub(crate) struct Source {
     pub(crate) order: Option<Ordered>,
     failures: u32,
     request_subject: Subject,
-    inbox: Option<Subscriber>,
+    inbox: Inbox<Subscriber>,
     inbox_name: String,
-    arrival: Arc<Arrival>,
-    /// When the first message that was not read yet came, as far as that was seen.
-    first_arrived: Option<Instant>,
-    waker: Waker,
     /// When the server was last heard, or first asked.
     heard: Instant,
     /// When the last message came.
@@ -109,7 +104,6 @@ impl Source {
         let inbox = inbox.map_err(error::subscribe)?;
         let prefix = &hub.api.prefix;
         let request_subject = format!("{prefix}.CONSUMER.MSG.NEXT.{}.{}", spec.stream, spec.name);
-        let arrival = Arrival::new();
         let now = Instant::now();
         let mut source = Self {
             topic,
@@ -127,11 +121,8 @@ impl Source {
             order: None,
             failures: 0,
             request_subject: request_subject.into(),
-            inbox: Some(inbox),
+            inbox: Inbox::new(inbox),
             inbox_name,
-            waker: arrival.waker(),
-            arrival,
-            first_arrived: None,
             heard: now,
             busy: now,
             next_look: now,
@@ -161,21 +152,12 @@ impl Source {
 
     /// Reads one message of the inbox. Only as long as this is `Ready` there may be more.
     pub(crate) fn poll_inbox(&mut self, cx: &Context<'_>) -> Poll<Option<Message>> {
-        self.arrival.register(cx);
-        let Some(inbox) = &mut self.inbox else { return Poll::Ready(None) };
-        let (woken, has_budget) = (self.arrival.take(), coop::has_budget_remaining());
-        let polled = inbox.poll_next_unpin(&mut Context::from_waker(&self.waker));
-        self.first_arrived = match &polled {
-            // It was woken for what was read already: the next message is younger than that.
-            Poll::Pending if has_budget => None,
-            _ => self.first_arrived.or(woken),
-        };
-        polled
+        self.inbox.poll_next(cx)
     }
 
     /// When what is in the inbox now came, at the earliest.
     pub(crate) fn arrived(&mut self, now: Instant) -> Instant {
-        let arrived = self.first_arrived.take().unwrap_or(now);
+        let arrived = self.inbox.since().unwrap_or(now);
         let silence = arrived.saturating_duration_since(self.heard);
         // After a stall of the network everything may have been sent before it.
         if silence > SILENCE { self.heard } else { arrived }
@@ -236,9 +218,9 @@ impl Source {
         self.order.as_ref().map_or(0, Ordered::kept)
     }
 
-    /// Whether it is about to end, because its lane goes.
+    /// Whether it is about to end, because its lane goes and the application was told so.
     pub(crate) fn is_going(&self) -> bool {
-        self.order.as_ref().is_some_and(|order| !order.handle.is_live())
+        self.order.as_ref().is_some_and(|order| order.revoked)
     }
 
     /// How long a request may be open: none outlives the ownership of its lane.
@@ -260,8 +242,8 @@ impl Source {
 
     /// The message that asks the server.
     pub(crate) fn request(&mut self, mut request: Request, now: Instant) -> OutboundMessage {
-        // Ends at random: servers before 2.10 lose their place, and a delivery, when a request ends
-        // just as a delivery falls due, and leases and delays are often of whole seconds too.
+        // Ends at random: servers before 2.10.15 lose their place, and a delivery, when a request
+        // ends just as one falls due, and leases and delays are often of whole seconds too.
         request.expires = request.expires.mul_f64(fastrand::f64().mul_add(0.2, 0.8));
         if self.pulls.outstanding() == 0 {
             self.heard = now;
@@ -367,7 +349,7 @@ impl Source {
     }
 
     pub(crate) fn end(&mut self) {
-        self.inbox = None;
+        drop(self.inbox.take());
         self.pulls.clear();
         self.state = State::Ended;
     }

@@ -266,7 +266,7 @@ impl Started {
         if order == Order::PerKey {
             // The only reader there is: nobody takes it away.
             let (validity, signals) = (Validity::forever(), Arc::clone(&self.parts.signals));
-            let handle = Arc::new(LaneHandle::new(lane, number, Arc::new(validity), signals));
+            let handle = Arc::new(LaneHandle::new(lane, number, Arc::new(validity), 0, signals));
             settler.keep(&handle);
             source.order_by(handle, &found.info);
         }

@@ -14,9 +14,13 @@ impl Version {
     pub(crate) const OLDEST: Self = Self(2, 9, 0);
     /// Streams and consumers carry metadata; creating a consumer does not change an existing one.
     pub(crate) const METADATA: Self = Self(2, 10, 0);
-    /// Only what was delivered is counted. 2.9 was seen to count one more when a request ended just
-    /// as a delivery fell due; the cause is inferred from the timing, not read in its source.
-    pub(crate) const EXACT_ATTEMPTS: Self = Self(2, 10, 0);
+    /// Only what was delivered is counted. Older servers count a redelivery before they look for a
+    /// request to send it by, and when the last one has just ended, they neither send it nor take
+    /// the count back: it falls due once more after the acknowledgement wait. They also step back
+    /// one message in the stream, and so send the one before again, as if for the first time
+    /// (nats-server 2.9.10 and 2.10.12, `loopAndGatherMsgs` and `getNextMsg` in
+    /// `server/consumer.go`; put right in 2.10.15).
+    pub(crate) const EXACT_ATTEMPTS: Self = Self(2, 10, 15);
     /// Messages have a time to live of their own, or none.
     pub(crate) const MESSAGE_TTL: Self = Self(2, 11, 0);
     /// Messages are stored for later.
@@ -57,6 +61,7 @@ mod tests {
         }
         assert!(Version::read("2.9.10") < Version::METADATA);
         assert!(Version::read("2.10.27") >= Version::METADATA);
+        assert!(Version::read("2.10.9") < Version::EXACT_ATTEMPTS);
         assert!(Version::read("2.15.2") >= Version::SCHEDULES);
     }
 }

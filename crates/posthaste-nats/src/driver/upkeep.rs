@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use posthaste_core::broker::{DriverEvent, LaneState, Received};
+use posthaste_core::broker::{DriverEvent, Received};
 use tokio::time::Instant;
 
 use super::Driver;
@@ -19,24 +19,28 @@ impl Driver {
         for source in &mut self.sources {
             let Some(order) = source.order.as_mut() else { continue };
             // Only lanes that can be taken away are told of.
-            if order.handle.validity.until().is_none() {
-                continue;
-            }
-            if !order.announced {
+            let told = order.handle.validity.until().is_some();
+            if told && !order.announced {
                 order.announced = true;
                 let lane = Arc::clone(&order.handle.lane);
                 self.events.push_back(DriverEvent::LaneAssigned(lane));
             }
-            if !order.revoked && order.handle.lane.state() != LaneState::Live {
-                order.revoked = true;
+            if order.revoked || order.handle.is_live() {
+                continue;
+            }
+            order.revoked = true;
+            if order.handle.is_lost() {
+                // Also for deliveries that were handed out, should it become valid once more.
+                order.handle.lane.lose();
+            }
+            if told {
                 let lane = Arc::clone(&order.handle.lane);
                 self.events.push_back(DriverEvent::LaneRevoked(lane));
-                // What was not handed out stays for the next owner.
-                let number = order.handle.number;
-                self.queue.retain(|kept| {
-                    kept.order.as_ref().is_none_or(|handle| handle.number != number)
-                });
             }
+            // What was not handed out stays for the next owner.
+            let number = order.handle.number;
+            self.queue
+                .retain(|kept| kept.order.as_ref().is_none_or(|handle| handle.number != number));
         }
     }
 

@@ -18,23 +18,51 @@ pub(crate) struct Validity {
     began: Instant,
     // Microseconds since `began`; MAX is for ever.
     until: AtomicU64,
+    // How often it began anew.
+    term: AtomicU64,
+    changed: Notify,
 }
 
 impl Validity {
-    /// An ownership that nobody contests.
+    /// An ownership that nobody contests, in its first and only term.
     pub(crate) fn forever() -> Self {
-        Self { began: Instant::now(), until: AtomicU64::new(u64::MAX) }
+        Self::beginning(u64::MAX)
     }
 
     /// None yet.
     pub(crate) fn none() -> Self {
-        Self { began: Instant::now(), until: AtomicU64::new(0) }
+        Self::beginning(0)
     }
 
+    fn beginning(until: u64) -> Self {
+        let (until, term) = (AtomicU64::new(until), AtomicU64::new(0));
+        Self { began: Instant::now(), until, term, changed: Notify::new() }
+    }
+
+    /// Prolongs it. If it had ended, nothing of before holds again: a new term begins.
     pub(crate) fn set(&self, until: Instant) {
+        if until <= Instant::now() {
+            return;
+        }
+        if self.left().is_zero() {
+            self.term.fetch_add(1, Ordering::AcqRel);
+        }
         let micros = until.saturating_duration_since(self.began).as_micros();
         let micros = u64::try_from(micros).unwrap_or(u64::MAX - 1);
         self.until.store(micros, Ordering::Release);
+        self.changed.notify_one();
+    }
+
+    /// The time without a gap that it is in; `None` if it has ended. What was claimed in one term
+    /// may be somebody else's in the next.
+    pub(crate) fn term(&self) -> Option<u64> {
+        let term = self.term.load(Ordering::Acquire);
+        (!self.left().is_zero()).then_some(term)
+    }
+
+    /// Waits until it is prolonged; one task may do so. Cancel safe.
+    pub(super) async fn prolonged(&self) {
+        self.changed.notified().await;
     }
 
     /// How much longer they hold.
@@ -71,6 +99,8 @@ pub(crate) struct LaneHandle {
     /// Its number in tokens.
     pub(crate) number: u32,
     pub(crate) validity: Arc<Validity>,
+    /// The term in which it was claimed, and with which it ends.
+    term: u64,
     pub(crate) signals: Arc<Signals>,
     book: Mutex<LaneBook>,
     /// The driver asks the server for nothing any more, and nothing can come.
@@ -82,10 +112,11 @@ impl LaneHandle {
         lane: Arc<Lane>,
         number: u32,
         validity: Arc<Validity>,
+        term: u64,
         signals: Arc<Signals>,
     ) -> Self {
         let (book, closed) = (Mutex::default(), AtomicBool::new(false));
-        Self { lane, number, validity, signals, book, closed }
+        Self { lane, number, validity, term, signals, book, closed }
     }
 
     pub(crate) fn book(&self) -> MutexGuard<'_, LaneBook> {
@@ -95,12 +126,16 @@ impl LaneHandle {
 
     /// Whether deliveries may start.
     pub(crate) fn is_live(&self) -> bool {
-        self.lane.state() == LaneState::Live && !self.validity.left().is_zero()
+        self.lane.state() == LaneState::Live && self.holds()
     }
 
     /// Whether its deliveries are somebody else's.
     pub(crate) fn is_lost(&self) -> bool {
-        self.lane.state() == LaneState::Lost || self.validity.left().is_zero()
+        self.lane.state() == LaneState::Lost || !self.holds()
+    }
+
+    fn holds(&self) -> bool {
+        self.validity.term() == Some(self.term)
     }
 
     /// Notes a delivery as handed out, unless the lane is going. Whoever frees the lane looks at
@@ -140,5 +175,49 @@ impl LaneHandle {
 
     pub(crate) fn is_closed(&self) -> bool {
         self.closed.load(Ordering::Acquire)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use posthaste_core::TopicName;
+
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn handle(validity: &Arc<Validity>, term: u64) -> LaneHandle {
+        let lane = Arc::new(Lane::new(TopicName::new("orders").unwrap(), Some(0)));
+        LaneHandle::new(lane, 0, Arc::clone(validity), term, Arc::default())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_has_ended_does_not_come_back_with_a_later_heartbeat() {
+        let validity = Arc::new(Validity::none());
+        assert_eq!(validity.term(), None);
+        validity.set(Instant::now() + 2 * SECOND);
+        let first = validity.term().unwrap();
+        let handle = handle(&validity, first);
+        tokio::time::advance(SECOND).await;
+        validity.set(Instant::now() + 2 * SECOND);
+        assert_eq!(validity.term(), Some(first));
+        assert!(handle.is_live());
+        tokio::time::advance(2 * SECOND).await;
+        assert!(!handle.is_live() && handle.is_lost());
+        // A heartbeat from before the gap.
+        validity.set(Instant::now() - SECOND);
+        assert_eq!(validity.term(), None);
+        validity.set(Instant::now() + SECOND);
+        assert_ne!(validity.term(), Some(first));
+        assert!(!handle.is_live() && handle.is_lost());
+        assert!(!handle.hand_out(1, Token::sequence(0, 0, 1)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_nobody_contests_holds() {
+        let validity = Arc::new(Validity::forever());
+        tokio::time::advance(SECOND * 86_400).await;
+        assert!(handle(&validity, 0).is_live());
+        assert_eq!(validity.until(), None);
     }
 }

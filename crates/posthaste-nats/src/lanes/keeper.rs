@@ -66,6 +66,8 @@ pub(crate) struct Keeper {
 struct Record {
     owner: Option<String>,
     sequence: u64,
+    /// The term in which we wrote that it is ours.
+    claimed: Option<u64>,
 }
 
 impl Keeper {
@@ -210,7 +212,7 @@ impl Work {
                 if sequence <= record.sequence {
                     return;
                 }
-                *record = Record { owner, sequence };
+                *record = Record { owner, sequence, claimed: None };
                 let ours = record.owner.as_deref() == Some(&*self.keeper.member);
                 if !ours && let Some(lost) = lock(&self.owned).remove(&lane) {
                     // Somebody found us gone. Nothing of it is ours from now on.
@@ -223,9 +225,7 @@ impl Work {
     /// Does what is to be done.
     async fn act(&mut self) -> Result<()> {
         self.free_what_is_done().await;
-        if !self.synced || self.validity.left().is_zero() {
-            return Ok(());
-        }
+        let Some(term) = self.validity.term().filter(|_| self.synced) else { return Ok(()) };
         for suspect in self.members.suspects() {
             // Its heartbeats may have passed us by.
             match self.keeper.store.heartbeat_of(&suspect).await {
@@ -248,8 +248,11 @@ impl Work {
         if stopping {
             return Ok(());
         }
-        self.claim(&moves.claim).await;
-        self.open_what_is_ours(&moves.give_up).await?;
+        let mut claim = self.not_opened(&moves.give_up);
+        claim.retain(|lane| self.records[*lane].claimed != Some(term));
+        claim.extend(moves.claim);
+        self.claim(&claim, term).await;
+        self.open_what_is_ours(&moves.give_up, term).await?;
         if let Some(gone) = self.members.to_bury()
             && self.keeper.store.bury(&gone).await.is_ok()
         {
@@ -299,7 +302,7 @@ impl Work {
         let freed: Vec<_> = join_all(frees).await;
         for (lane, freed) in freed {
             if let Ok(sequence) = freed {
-                self.records[lane] = Record { owner: None, sequence };
+                self.records[lane] = Record { sequence, ..Record::default() };
             }
         }
     }
@@ -312,12 +315,12 @@ impl Work {
             }
             let since = self.records[*lane].sequence;
             if let Ok(sequence) = self.keeper.store.own(*lane, None, since).await {
-                self.records[*lane] = Record { owner: None, sequence };
+                self.records[*lane] = Record { sequence, ..Record::default() };
             }
         }
     }
 
-    async fn claim(&mut self, lanes: &[usize]) {
+    async fn claim(&mut self, lanes: &[usize], term: u64) {
         let (store, member, records) = (&self.keeper.store, &self.keeper.member, &self.records);
         let claims = lanes.iter().take(AT_ONCE).map(|lane| async move {
             (*lane, store.own(*lane, Some(member), records[*lane].sequence).await)
@@ -327,29 +330,38 @@ impl Work {
             // Who was slower learns it from the feed, and so does who got no answer.
             if let Ok(sequence) = claimed {
                 let owner = Some(self.keeper.member.clone());
-                self.records[lane] = Record { owner, sequence };
+                self.records[lane] = Record { owner, sequence, claimed: Some(term) };
             }
         }
     }
 
-    /// Opens the lanes that the records say are ours.
-    async fn open_what_is_ours(&mut self, but: &[usize]) -> Result<()> {
-        let missing: Vec<_> = {
-            let owned = lock(&self.owned);
-            let ours = |record: &Record| record.owner.as_deref() == Some(&*self.keeper.member);
-            (0..self.records.len())
-                .filter(|lane| ours(&self.records[*lane]))
-                .filter(|lane| !owned.contains_key(lane) && !but.contains(lane))
-                .take(AT_ONCE)
-                .collect()
-        };
-        let opened = join_all(missing.iter().map(|lane| self.open(*lane))).await;
+    /// The lanes that the records say are ours and that are to be opened, or claimed before: the
+    /// answer to a claim may be lost, and after a stall our records may be old.
+    fn not_opened(&self, but: &[usize]) -> Vec<usize> {
+        let owned = lock(&self.owned);
+        let ours = |record: &Record| record.owner.as_deref() == Some(&*self.keeper.member);
+        (0..self.records.len())
+            .filter(|lane| ours(&self.records[*lane]))
+            .filter(|lane| !owned.contains_key(lane) && !but.contains(lane))
+            .take(AT_ONCE)
+            .collect()
+    }
+
+    /// Opens the lanes that were claimed in this term.
+    async fn open_what_is_ours(&mut self, but: &[usize], term: u64) -> Result<()> {
+        let mut missing = self.not_opened(but);
+        missing.retain(|lane| self.records[*lane].claimed == Some(term));
+        let opened = join_all(missing.iter().map(|lane| self.open(*lane, term))).await;
         for (lane, opened) in missing.into_iter().zip(opened) {
             let (source, handle) = match opened {
                 Ok(opened) => opened,
                 Err(error) if error.retry() == posthaste_core::Retry::Transient => continue,
                 Err(error) => return Err(error),
             };
+            if handle.is_lost() {
+                // Opening took longer than the term: somebody may have taken it over.
+                continue;
+            }
             let ownership = Arc::new(Ownership::new(handle));
             lock(&self.owned).insert(lane, ownership);
             if self.keeper.opened.send(FromKeeper::Opened(Box::new(source))).await.is_err() {
@@ -361,13 +373,13 @@ impl Work {
         Ok(())
     }
 
-    async fn open(&self, lane: usize) -> Result<(Source, Arc<LaneHandle>)> {
+    async fn open(&self, lane: usize, term: u64) -> Result<(Source, Arc<LaneHandle>)> {
         let Keeper { hub, topic, settler, signals, .. } = &self.keeper;
         let spec = self.keeper.consumers[lane].clone();
         let info = groups::info(hub, &spec.stream, &spec.name).await?;
         let lane = Arc::new(Lane::new(topic.clone(), spec.partition));
         let (validity, signals) = (Arc::clone(&self.validity), Arc::clone(signals));
-        let handle = Arc::new(LaneHandle::new(lane, settler.number(), validity, signals));
+        let handle = Arc::new(LaneHandle::new(lane, settler.number(), validity, term, signals));
         settler.keep(&handle);
         let mut source =
             Source::open(hub, spec, topic.clone(), Arc::clone(&handle.lane), handle.number, &info)

@@ -30,7 +30,7 @@ pub(super) async fn fence(owned: &Owned, validity: &Validity) {
             Some(until) => tokio::time::sleep_until(until).await,
             None => {
                 lose_all(owned);
-                tokio::time::sleep(Duration::from_millis(50)).await;
+                validity.prolonged().await;
             }
         }
     }

@@ -186,11 +186,27 @@ impl Reader {
         &mut self,
         verdicts: impl Iterator<Item = (&'a Received, Verdict)>,
     ) {
+        self.settle_until(Confirmation::Sent, verdicts).await;
+    }
+
+    /// Settles, and waits until the server has it.
+    pub(crate) async fn settle_confirmed<'a>(
+        &mut self,
+        verdicts: impl Iterator<Item = (&'a Received, Verdict)>,
+    ) {
+        self.settle_until(Confirmation::Broker, verdicts).await;
+    }
+
+    async fn settle_until<'a>(
+        &mut self,
+        confirmation: Confirmation,
+        verdicts: impl Iterator<Item = (&'a Received, Verdict)>,
+    ) {
         let batch: Vec<_> = verdicts
             .map(|(received, verdict)| Settlement::new(received.token.clone(), verdict))
             .collect();
         self.unsettled -= batch.len();
-        let report = self.settler.settle(&batch, Confirmation::Sent).await.expect("settled");
+        let report = self.settler.settle(&batch, confirmation).await.expect("settled");
         let exceptions = report.into_exceptions();
         assert!(exceptions.is_empty(), "{exceptions:?}");
     }

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use posthaste_core::TopicConfig;
 use posthaste_core::broker::{
-    Broker as _, DriverEvent, Order, Received, SubscribeRequest, Verdict,
+    Broker as _, Confirmation, DriverEvent, LaneState, Order, Received, SettleOutcome, Settlement,
+    SubscribeRequest, Verdict,
 };
 use posthaste_nats::NatsBroker;
 use tokio::time::Instant;
@@ -21,6 +22,7 @@ pub(crate) fn add(suite: &mut Suite) {
     suite.both("members_share_the_lanes_and_move_only_what_they_must", share);
     suite.both("a_member_that_stops_hands_over_at_once", handover);
     suite.both("a_member_that_dies_is_followed_in_order", death);
+    suite.both("a_member_that_stalls_finds_its_lanes_gone", stall);
     suite.both("what_was_given_back_comes_before_what_is_newer", given_back);
     suite.both("without_a_group_the_order_holds_too", without_group);
     suite.both("what_is_beside_the_partitions_is_read_too", beside);
@@ -184,9 +186,8 @@ async fn death(server: Server) {
             let number = |received: &Received| text(received).parse::<usize>().unwrap();
             let done: Vec<_> = batch.iter().filter(|r| number(r) % 3 == 0).collect();
             settled.extend(done.iter().map(|received| number(received)));
-            one.settle(done.into_iter().map(|r| (r, Verdict::Ack))).await;
+            one.settle_confirmed(done.into_iter().map(|r| (r, Verdict::Ack))).await;
         }
-        tokio::time::sleep(Duration::from_millis(100)).await;
         // Nothing of it says goodbye.
         std::mem::forget((one, broker));
         settled
@@ -206,6 +207,77 @@ async fn death(server: Server) {
         two.settle(batch.iter().map(|r| (r, Verdict::Ack))).await;
     }
     assert!(start.elapsed() < Duration::from_secs(8), "{:?}", start.elapsed());
+}
+
+/// A member whose process stands still, with its connection and its deliveries, until others have
+/// taken its lanes over.
+async fn stall(server: Server) {
+    let broker = server.connect().await;
+    let name = fresh("stall");
+    let to = ensure(&broker, TopicConfig::new(&name).ordered(3).group("g")).await;
+    publish(&broker, &to, 0..200).await;
+    let (stalls, stalled) = tokio::sync::oneshot::channel();
+    let (resume, resumes) = std::sync::mpsc::sync_channel::<()>(1);
+    let (other, request) = (server.clone(), ordered(&name, Some("g")));
+    let member = std::thread::spawn(move || {
+        // One thread: nothing of the member runs while it stands still.
+        let one = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        one.block_on(async {
+            let broker = other.connect().await;
+            let mut one = Reader::start(&broker, request).await;
+            let mut handled = Handled::default();
+            while handled.all.len() < 60 {
+                let batch = one.next().await.unwrap();
+                batch.iter().for_each(|received| handled.note(received));
+                one.settle_confirmed(batch.iter().map(|r| (r, Verdict::Ack))).await;
+            }
+            let held = one.next().await.unwrap();
+            stalls.send(handled.all).unwrap();
+            resumes.recv().unwrap();
+            // Nothing of what it says now touches what is somebody else's.
+            let back = |r: &Received| Verdict::Requeue(parcel(r));
+            let late: Vec<_> =
+                held.iter().map(|r| Settlement::new(r.token.clone(), back(r))).collect();
+            let report = one.settler().settle(&late, Confirmation::Sent).await.unwrap();
+            let lost =
+                |(_, outcome): &(_, SettleOutcome)| matches!(outcome, SettleOutcome::LeaseLost);
+            assert_eq!(report.into_exceptions().into_iter().filter(lost).count(), held.len());
+            one.unsettled = 0;
+            // What comes to it from now on is of lanes that it was given anew.
+            let gone = |events: &[DriverEvent]| {
+                events.iter().filter(|e| matches!(e, DriverEvent::LaneRevoked(_))).count() >= 5
+            };
+            let told = tokio::time::timeout(Duration::from_secs(10), one.until(gone)).await;
+            assert!(told.is_ok(), "{:?}", one.events);
+            assert!(held.iter().all(|received| received.lane.state() == LaneState::Lost));
+            // It opened nothing on the strength of what it knew before.
+            let anew = one.events.iter().filter_map(|event| match event {
+                DriverEvent::LaneAssigned(lane) => Some(lane.state()),
+                _ => None,
+            });
+            assert!(anew.skip(5).all(|state| state == LaneState::Live), "{:?}", one.events);
+            one.stop().await
+        })
+    });
+    let settled = stalled.await.unwrap();
+    let mut two = Reader::start(&broker, ordered(&name, Some("g"))).await;
+    let (mut after, start) = (Handled::default(), Instant::now());
+    while settled.len() + after.all.len() < 200 {
+        for received in two.next().await.unwrap() {
+            after.note(&received);
+            let number: usize = text(&received).parse().unwrap();
+            assert!(!settled.contains(&number), "{number} was settled before");
+            two.settle_confirmed(std::iter::once((&received, Verdict::Ack))).await;
+        }
+    }
+    assert!(start.elapsed() < Duration::from_secs(8), "{:?}", start.elapsed());
+    resume.send(()).unwrap();
+    let joined = tokio::task::spawn_blocking(|| member.join().unwrap());
+    tokio::select! {
+        given_back = joined => assert_eq!(given_back.unwrap(), 0),
+        again = two.next() => panic!("delivered again: {again:?}"),
+    }
+    assert_eq!(broker.admin().lag(&topic(&name), &group("g")).await.unwrap().total(), 0);
 }
 
 async fn given_back(server: Server) {
