@@ -45,6 +45,17 @@ pub(crate) fn share(
         _ => (prefetch / IDLE_SHARE / idle.max(1)).min(IDLE_MOST),
     };
     let busy_size = (prefetch - (idle_size.max(1) * idle).min(prefetch)) / busy.max(1);
+    let alone = wants.iter().filter(|want| !want.paused).count() == 1;
+    // A request for more than there is keeps its credit from the others until it ends. The lanes
+    // that are not open yet count as others.
+    let size_of = |want: &Want| match want.waiting {
+        0 => idle_size.max(1),
+        _ if alone && !want.lane => busy_size.max(1),
+        waiting => {
+            let known = usize::try_from(waiting).unwrap_or(usize::MAX);
+            busy_size.min(known.saturating_add(idle_size)).max(1)
+        }
+    };
     let order = (0..wants.len()).map(|at| (first + at) % wants.len());
     // Whoever has no request open at all hears nothing: one message for each comes first.
     for at in order.clone() {
@@ -55,7 +66,7 @@ pub(crate) fn share(
     }
     for at in order {
         let want = wants[at];
-        let size = if want.waiting > 0 { busy_size } else { idle_size }.max(1);
+        let size = size_of(&want);
         let has = want.outstanding + out[at];
         // A request is worth its cost when it asks for half of the share, or there is none yet.
         let lacks = size.saturating_sub(has);
@@ -101,6 +112,16 @@ mod tests {
         // The next request goes out when half of it came, not for each message.
         assert_eq!(shared(&[want(200, 900), want(32, 0)], 24, 256, 0), [0, 0]);
         assert_eq!(shared(&[want(110, 900), want(32, 0)], 114, 256, 0), [114, 0]);
+    }
+
+    /// The first lane that is open must not keep the credit of those that open after it.
+    #[test]
+    fn a_lane_asks_for_little_more_than_there_is() {
+        let lane = |outstanding, waiting| Want { lane: true, ..want(outstanding, waiting) };
+        assert_eq!(shared(&[lane(0, 5)], 256, 256, 0), [37]);
+        assert_eq!(shared(&[lane(0, 900)], 256, 256, 0), [256]);
+        assert_eq!(shared(&[want(0, 5), want(0, 0)], 256, 256, 0), [37, 32]);
+        assert_eq!(shared(&[want(0, 5)], 256, 256, 0), [256]);
     }
 
     #[test]

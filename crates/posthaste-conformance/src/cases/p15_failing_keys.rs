@@ -4,13 +4,13 @@
 use std::time::Duration;
 
 use posthaste_core::{Envelope, ErrorKind, KeyFailure, Layout, Nack, Reason, SubscriptionEvent};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::p15_order::{PARTITIONS, member, ordered};
 use crate::case::cases;
 use crate::failure::{Failed, Outcome, ensure, ensure_eq};
 use crate::order::{enqueue, first_times_in_order, interleaved, keys};
-use crate::receive::{end, one, rest, take};
+use crate::receive::{end, one, take};
 use crate::scene::Scene;
 use crate::scripted::{Scripted, Step};
 use crate::send::{keyed, number, publish_each, until};
@@ -89,22 +89,30 @@ async fn a_key_that_fails_for_good_goes_to_the_dead_letters(scene: &Scene) -> Ou
     let sent = interleaved(&["bad".to_owned(), "good".to_owned()], 0..3);
     publish_each(&bus.publisher(scene.topic())?, sent).await?;
     let mut inbox = member(scene, &bus).start().await?;
-    let (mut good, mut bad) = (0, 0);
-    while good < 3 || bad == 0 {
-        let delivery = one(&mut inbox, scene.patience()).await?;
+    // Those that had not arrived yet when the first one failed come as usual, in order.
+    let (mut good, mut bad) = (0, Vec::new());
+    let wait = |done: bool| if done { scene.quiet() } else { scene.patience() };
+    while let Ok(next) = timeout(wait(good == 3 && !bad.is_empty()), inbox.next()).await {
+        let Some(delivery) = next else {
+            return Err(Failed::new("the subscription ended"));
+        };
+        let delivery = delivery?;
         if delivery.key() == Some(b"good") {
             good += 1;
             delivery.ack().await?;
-        } else {
-            ensure_eq!(number(delivery.envelope())?, 0, "the message of the failing key");
-            bad += 1;
+            continue;
+        }
+        bad.push(number(delivery.envelope())?);
+        if bad.len() == 1 {
             delivery.nack(Nack::dead_letter(std::io::Error::other("broken"))).await?;
+        } else {
+            delivery.ack().await?;
         }
     }
-    // Those that had not arrived yet come as usual, in order.
-    let later = rest(&mut inbox, scene.quiet()).await?;
+    ensure_eq!(good, 3, "messages of the other key");
+    ensure!(bad.first() == Some(&0) && bad.is_sorted(), "the failing key came as {bad:?}");
     let (topic, group) = (scene.topic(), scene.group("a"));
-    let wanted = 3 - later.len();
+    let wanted = 4 - bad.len();
     let letters = until("the letters are stored", scene.patience(), || async {
         let page = bus.admin().dead_letters(&topic, &group, 10).await;
         match page.map_err(|error| format!("{error:?}"))?.letters {
@@ -134,7 +142,7 @@ async fn a_key_waits_no_longer_than_it_may(scene: &Scene) -> Outcome {
     let begun = Instant::now();
     let mut tries = 0;
     loop {
-        match tokio::time::timeout(scene.quiet() + bound, inbox.next()).await {
+        match timeout(scene.quiet() + bound, inbox.next()).await {
             Ok(Some(delivery)) => {
                 tries += 1;
                 delivery?.nack(Nack::after(Duration::from_millis(200))).await?;
