@@ -15,6 +15,7 @@ use posthaste_core::{
 use tokio::time::Instant;
 
 use crate::admin::NatsAdmin;
+use crate::answers::Answers;
 use crate::config::NatsConfig;
 use crate::connect;
 use crate::error::BROKER;
@@ -65,7 +66,8 @@ impl NatsBroker {
         let bindings = config.check().map_err(broken)?;
         let link = Link::new();
         let client = connect::connect(&config, &link).await.map_err(broken)?;
-        let hub = Arc::new(Hub::new(client.clone(), link, &config, bindings));
+        let answers = Answers::open(&client).await.map_err(broken)?;
+        let hub = Arc::new(Hub::new(client.clone(), link, &config, bindings, answers));
         topology::check_version(&hub).map_err(broken)?;
         let native = NatsNative { client, jetstream: hub.jetstream.clone() };
         Ok(Self { admin: NatsAdmin::new(Arc::clone(&hub)), hub, native })
@@ -87,7 +89,7 @@ impl Publish for NatsBroker {
 #[async_trait]
 impl Broker for NatsBroker {
     fn capabilities(&self, topic: Option<&TopicName>) -> Arc<Capabilities> {
-        Arc::new(capabilities(&self.hub, topic))
+        self.hub.offer(topic, || capabilities(&self.hub, topic))
     }
 
     async fn subscribe(&self, request: SubscribeRequest) -> Result<Subscribed> {

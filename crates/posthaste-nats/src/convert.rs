@@ -44,7 +44,8 @@ pub(crate) fn letter_headers(letter: &DeadLetter) -> Result<HeaderMap> {
 fn append(headers: &mut HeaderMap, name: &str, text: &str) -> std::result::Result<(), ()> {
     let value = HeaderValue::from_str(text).map_err(|_| ())?;
     match well_known(name) {
-        Some(name) => headers.append(name, value),
+        // An attribute is there once.
+        Some(name) => headers.insert(name, value),
         None => headers.append(HeaderName::from_str(name).map_err(|_| ())?, value),
     }
     Ok(())

@@ -110,6 +110,14 @@ pub(crate) fn no_stream() -> Error {
     Error::new(ErrorKind::NotFound, "no stream takes the subject").with_broker(BROKER)
 }
 
+/// An answer to a publish could not be read.
+#[cold]
+pub(crate) fn unreadable() -> Error {
+    Error::new(ErrorKind::Connection, "the server's answer could not be read")
+        .with_may_be_stored(true)
+        .with_broker(BROKER)
+}
+
 fn server_error<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a jetstream::Error> {
     error.source().and_then(|source| source.downcast_ref())
 }

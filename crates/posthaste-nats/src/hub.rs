@@ -5,13 +5,14 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use async_nats::Client;
 use async_nats::jetstream::{self, ContextBuilder};
-use posthaste_core::{Durability, Layout, Result, TopicName, TopicSpec};
+use async_nats::{Client, Subscriber};
+use posthaste_core::{Capabilities, Durability, Layout, Result, TopicName, TopicSpec};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::answers::Answers;
 use crate::api::Api;
 use crate::binding::Binding;
 use crate::config::{Defaults, NatsConfig};
@@ -35,11 +36,29 @@ pub(crate) struct Hub {
     pub(crate) defaults: Defaults,
     pub(crate) request_timeout: Duration,
     pub(crate) resends: Resends,
+    pub(crate) answers: Answers,
     /// Tasks of this adapter; joined by `close`.
     pub(crate) tasks: TaskTracker,
     bindings: HashMap<TopicName, Arc<Binding>>,
-    topics: Mutex<HashMap<TopicName, Known>>,
+    topics: Mutex<Topics>,
     closing: CancellationToken,
+}
+
+/// When something was found: what is known changes with the topics and with the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Moment {
+    changes: u64,
+    losses: u64,
+    connected: bool,
+}
+
+#[derive(Debug, Default)]
+struct Topics {
+    known: HashMap<TopicName, Known>,
+    /// How often that changed.
+    changes: u64,
+    /// What follows from it, and from the server that was connected when it was asked for.
+    offers: HashMap<Option<TopicName>, (Moment, Arc<Capabilities>)>,
 }
 
 /// What was found of a topic, or said of it.
@@ -71,6 +90,7 @@ impl Hub {
         link: Link,
         config: &NatsConfig,
         bindings: HashMap<TopicName, Binding>,
+        (answers, messages): (Answers, Subscriber),
     ) -> Self {
         let builder = ContextBuilder::new()
             .timeout(config.request_timeout)
@@ -93,6 +113,8 @@ impl Hub {
             prefix,
             timeout: config.request_timeout,
         };
+        let (tasks, closing) = (TaskTracker::new(), CancellationToken::new());
+        tasks.spawn(closing.clone().run_until_cancelled_owned(answers.read(messages)));
         Self {
             client,
             jetstream,
@@ -101,10 +123,11 @@ impl Hub {
             defaults: config.defaults.clone(),
             request_timeout: config.request_timeout,
             resends: Resends::new(config.defaults.duplicate_window),
-            tasks: TaskTracker::new(),
+            answers,
+            tasks,
             bindings: bindings.into_iter().map(|(topic, b)| (topic, Arc::new(b))).collect(),
             topics: Mutex::default(),
-            closing: CancellationToken::new(),
+            closing,
         }
     }
 
@@ -118,23 +141,48 @@ impl Hub {
     }
 
     pub(crate) fn known(&self, topic: &TopicName) -> Option<Known> {
-        self.topics().get(topic).cloned()
+        self.topics().known.get(topic).cloned()
+    }
+
+    /// The capabilities, found anew only after something changed: each publish asks for them.
+    pub(crate) fn offer(
+        &self,
+        topic: Option<&TopicName>,
+        find: impl FnOnce() -> Capabilities,
+    ) -> Arc<Capabilities> {
+        let (losses, connected) = self.link.state();
+        let topic = topic.cloned();
+        let now = {
+            let topics = self.topics();
+            let now = Moment { changes: topics.changes, losses, connected };
+            match topics.offers.get(&topic) {
+                Some((then, offer)) if *then == now => return Arc::clone(offer),
+                _ => now,
+            }
+        };
+        let found = Arc::new(find());
+        self.topics().offers.insert(topic, (now, Arc::clone(&found)));
+        found
     }
 
     /// Remembers what was found. What the application asked for is kept.
     pub(crate) fn learn(&self, topic: &TopicName, mut known: Known) {
         let mut topics = self.topics();
         if known.spec.is_none() {
-            known.spec = topics.get(topic).and_then(|before| before.spec.clone());
+            known.spec = topics.known.get(topic).and_then(|before| before.spec.clone());
         }
-        topics.insert(topic.clone(), known);
+        topics.known.insert(topic.clone(), known);
+        topics.changes += 1;
     }
 
     pub(crate) fn forget(&self, topic: &TopicName) {
-        self.topics().remove(topic);
+        let mut topics = self.topics();
+        topics.known.remove(topic);
+        topics.offers.remove(&Some(topic.clone()));
+        topics.changes += 1;
     }
 
-    fn topics(&self) -> std::sync::MutexGuard<'_, HashMap<TopicName, Known>> {
+    fn topics(&self) -> std::sync::MutexGuard<'_, Topics> {
         // Nothing panics while it is held but an allocation that failed.
         self.topics.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -153,6 +201,13 @@ impl Hub {
     /// Waits until [`shut`](Self::shut).
     pub(crate) async fn closing(&self) {
         self.closing.cancelled().await;
+    }
+}
+
+impl Drop for Hub {
+    fn drop(&mut self) {
+        // What its tasks hold of the client would keep the connection open.
+        self.closing.cancel();
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod address;
 mod admin;
+mod answers;
 mod api;
 mod beside;
 mod binding;

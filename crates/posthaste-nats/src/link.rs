@@ -113,6 +113,12 @@ impl Link {
         self.0.state.subscribe()
     }
 
+    /// How often the connection was lost, and whether there is one.
+    pub(crate) fn state(&self) -> (u64, bool) {
+        let state = self.0.state.borrow();
+        (state.losses, state.connected)
+    }
+
     pub(crate) fn losses(&self) -> u64 {
         self.0.state.borrow().losses
     }

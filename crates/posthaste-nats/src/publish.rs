@@ -3,19 +3,20 @@
 //! Nothing is sent again here. An entry whose confirmation does not come is unknown, and core
 //! publishes it again; see [`resend`](crate::resend) for how that stores nothing twice.
 
+use std::pin::Pin;
+
 use async_nats::Subject;
-use async_nats::header::{HeaderValue, NATS_MESSAGE_ID};
-use async_nats::jetstream::context::{PublishAckFuture, PublishErrorKind};
-use async_nats::jetstream::message::PublishMessage;
-use async_nats::jetstream::publish::PublishAck;
-use futures_util::FutureExt as _;
+use async_nats::header::{HeaderMap, HeaderValue, NATS_MESSAGE_ID};
+use bytes::Bytes;
 use posthaste_core::broker::{Destination, Outcomes, SendOptions, Stored};
 use posthaste_core::{Envelope, Error, ErrorKind, Result};
 use smallvec::SmallVec;
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep};
 
+use crate::answers::{Answer, Waiting};
 use crate::error::{self, BROKER};
 use crate::hub::Hub;
+use crate::resend::Number;
 use crate::route::Route;
 use crate::{convert, schedule, topology};
 
@@ -35,10 +36,10 @@ pub(crate) async fn publish(
     if let Err(error) = hub.link.ready(until).await {
         return Ok(Outcomes::failed(batch.len(), &error));
     }
+    let answers = hub.answers.expect(route.stream(), batch.len());
     let mut flight = Flight {
         hub,
         to,
-        stream: route.stream(),
         // On a plain topic all go to one subject; a copy of it costs nothing.
         target: to
             .layout
@@ -52,9 +53,10 @@ pub(crate) async fn publish(
         schedule,
         losses: hub.link.losses(),
         start: Instant::now(),
+        answers,
         sent: SmallVec::with_capacity(batch.len()),
     };
-    flight.send().await;
+    flight.send(until).await;
     Ok(flight.land(until).await)
 }
 
@@ -63,19 +65,20 @@ struct Flight<'a> {
     hub: &'a Hub,
     to: &'a Destination,
     route: Route,
-    stream: String,
     target: Option<Subject>,
     batch: &'a [Envelope],
     deduplicate: bool,
     schedule: Option<schedule::Plan>,
     losses: u64,
     start: Instant,
+    answers: Waiting<'a>,
     sent: SmallVec<[Sent; 1]>,
 }
 
 /// What became of an entry so far.
 enum Sent {
-    Waits { ack: PublishAckFuture, id: Id },
+    /// It is on its way.
+    Waits(Id),
     Done(Result<Stored>),
 }
 
@@ -84,44 +87,53 @@ enum Id {
     /// The envelope's own: the application asked for deduplication.
     Asked,
     /// One of ours, to be used again if the outcome stays unknown.
-    Own(String),
+    Own(Number),
 }
 
 impl Flight<'_> {
     /// Gives everything to the client, in order.
-    async fn send(&mut self) {
+    async fn send(&mut self, until: Instant) {
+        let late = tokio::time::sleep_until(until);
+        tokio::pin!(late);
         let mut broken: Option<Error> = None;
         for at in 0..self.batch.len() {
             let sent = match &broken {
                 Some(error) => Sent::Done(Err(error.duplicate())),
-                None => self.send_one(at).await,
+                None => self.send_one(at, late.as_mut()).await,
             };
-            if let Sent::Done(Err(error)) = &sent
-                && matches!(error.kind(), ErrorKind::Connection | ErrorKind::Timeout)
-            {
-                // The client takes nothing now. To wait for each of the others would add up.
-                broken.get_or_insert_with(|| error.duplicate());
+            if let Sent::Done(outcome) = &sent {
+                self.answers.forgo();
+                if let Err(error) = outcome
+                    && matches!(error.kind(), ErrorKind::Connection | ErrorKind::Timeout)
+                {
+                    // The client takes nothing now. To wait for each of the others would add up.
+                    broken.get_or_insert_with(|| error.duplicate());
+                }
             }
             self.sent.push(sent);
         }
     }
 
-    async fn send_one(&self, at: usize) -> Sent {
-        let (subject, message, id) = match self.message(&self.batch[at]) {
+    async fn send_one(&self, at: usize, late: Pin<&mut Sleep>) -> Sent {
+        let (subject, headers, payload, id) = match self.message(&self.batch[at]) {
             Ok(message) => message,
             Err(error) => return Sent::Done(Err(error)),
         };
-        match self.hub.jetstream.send_publish(subject, message).await {
-            Ok(ack) => Sent::Waits { ack, id },
-            // Nothing was sent, so that nothing is stored.
-            Err(native) if native.kind() == PublishErrorKind::TimedOut => {
-                Sent::Done(Err(self.hub.link.down()))
-            }
-            Err(native) => Sent::Done(Err(error::publish(native))),
+        let reply = self.answers.reply(at);
+        let client = &self.hub.client;
+        let sending = client.publish_with_reply_and_headers(subject, reply, headers, payload);
+        tokio::select! {
+            biased;
+            sent = sending => match sent {
+                Ok(()) => Sent::Waits(id),
+                // Nothing was sent, so that nothing is stored.
+                Err(native) => Sent::Done(Err(error::send(native))),
+            },
+            () = late => Sent::Done(Err(self.hub.link.down())),
         }
     }
 
-    fn message(&self, envelope: &Envelope) -> Result<(Subject, PublishMessage, Id)> {
+    fn message(&self, envelope: &Envelope) -> Result<(Subject, HeaderMap, Bytes, Id)> {
         let target = match &self.target {
             Some(target) => target.clone(),
             None => self.route.target(self.to.layout, self.to.layout.partition(envelope))?,
@@ -131,9 +143,9 @@ impl Flight<'_> {
             headers.insert(NATS_MESSAGE_ID, message_id(envelope.id())?);
             Id::Asked
         } else {
-            let id = self.hub.resends.id(self.to.topic.as_str(), envelope);
-            headers.insert(NATS_MESSAGE_ID, message_id(&id)?);
-            Id::Own(id)
+            let number = self.hub.resends.number(self.to.topic.as_str(), envelope);
+            headers.insert(NATS_MESSAGE_ID, self.hub.resends.id(number));
+            Id::Own(number)
         };
         let subject = match &self.schedule {
             Some(plan) => plan.apply(&self.to.topic, &target, &mut headers),
@@ -144,80 +156,65 @@ impl Flight<'_> {
         if convert::may_exceed(envelope, limit) {
             convert::check_size(convert::wire_size(&headers, &payload), limit)?;
         }
-        Ok((subject, PublishMessage::build().payload(payload).headers(headers), id))
+        Ok((subject, headers, payload, id))
     }
 
     /// Awaits the confirmations.
     async fn land(mut self, until: Instant) -> Outcomes {
+        tokio::select! {
+            biased;
+            () = self.answers.complete() => {}
+            () = self.hub.link.lost_since(self.losses, until) => {}
+        }
         let mut outcomes = Outcomes::with_capacity(self.sent.len());
-        let lost = self.hub.link.lost_since(self.losses, until);
-        tokio::pin!(lost);
-        let mut is_lost = false;
         let mut no_stream: Option<Error> = None;
-        for at in 0..self.sent.len() {
-            let waits = std::mem::replace(&mut self.sent[at], Sent::Done(Err(error::closed())));
-            let (ack, id) = match waits {
-                Sent::Done(outcome) => {
-                    outcomes.push(outcome);
-                    continue;
-                }
-                Sent::Waits { ack, id } => (ack, id),
-            };
-            let mut waiting = Waiting { flight: &self, at, id: Some(id) };
-            let mut ack = ack.into_future();
-            let answered = if is_lost {
-                ack.now_or_never()
-            } else {
-                tokio::select! {
-                    biased;
-                    answered = &mut ack => Some(answered),
-                    () = &mut lost => {
-                        is_lost = true;
-                        None
-                    }
-                }
-            };
-            let outcome = match answered {
-                None => Err(self.unanswered()),
-                Some(Ok(stored)) => {
-                    waiting.id = None;
-                    self.stored(at, &stored)
-                }
-                Some(Err(native)) if native.kind() == PublishErrorKind::StreamNotFound => {
-                    waiting.id = None;
+        for (at, answer) in self.answers.take().into_iter().enumerate() {
+            let outcome = match answer {
+                Answer::Stored { sequence, duplicate } => Ok(self.stored(at, sequence, duplicate)),
+                Answer::Elsewhere(found) => Err(self.elsewhere(found)),
+                Answer::Nobody => {
                     if no_stream.is_none() {
                         no_stream = Some(self.explain().await);
                     }
                     Err(no_stream.as_ref().map_or_else(error::no_stream, Error::duplicate))
                 }
-                Some(Err(native)) => {
-                    let error = error::publish(native);
-                    if !error.may_be_stored() {
-                        waiting.id = None;
-                    }
-                    Err(self.refused().unwrap_or(error))
-                }
+                Answer::Refused(native) => Err(error::api(&native)),
+                Answer::Unreadable => Err(error::unreadable()),
+                Answer::None => Err(self.unanswered()),
             };
-            drop(waiting);
+            let known = outcome.as_ref().err().is_none_or(|error| !error.may_be_stored());
+            let before = std::mem::replace(&mut self.sent[at], Sent::Done(Err(error::closed())));
+            match before {
+                Sent::Done(outcome) => {
+                    outcomes.push(outcome);
+                    continue;
+                }
+                Sent::Waits(Id::Own(number)) if !known => {
+                    self.hub.resends.keep(self.to.topic.as_str(), &self.batch[at], number);
+                }
+                Sent::Waits(_) => {}
+            }
             outcomes.push(outcome);
         }
         outcomes
     }
 
-    fn stored(&self, at: usize, ack: &PublishAck) -> Result<Stored> {
-        if ack.stream != self.stream {
-            return Err(Error::new(ErrorKind::Conflict, "another stream took the message")
-                .with_context("wanted", &self.stream)
-                .with_context("found", &ack.stream)
-                .with_may_be_stored(true)
-                .with_broker(BROKER));
-        }
+    fn stored(&self, at: usize, sequence: u64, duplicate: bool) -> Stored {
         let mut stored = Stored::default();
         stored.partition = self.to.layout.partition(&self.batch[at]).map(u32::from);
         // A message for later gets its place when its time has come.
-        stored.offset = self.schedule.is_none().then_some(ack.sequence);
-        stored.duplicate = self.deduplicate && ack.duplicate;
-        Ok(stored)
+        stored.offset = self.schedule.is_none().then_some(sequence);
+        stored.duplicate = self.deduplicate && duplicate;
+        stored
+    }
+
+    #[cold]
+    fn elsewhere(&self, found: String) -> Error {
+        Error::new(ErrorKind::Conflict, "another stream took the message")
+            .with_context("wanted", self.route.stream())
+            .with_context("found", found)
+            .with_may_be_stored(true)
+            .with_broker(BROKER)
     }
 
     /// No answer came.
@@ -259,29 +256,12 @@ impl Flight<'_> {
     }
 }
 
-/// While it lives, the entry's outcome is not known: what ends it so, also when the publish is
-/// dropped, is remembered for the next try.
-struct Waiting<'f, 'a> {
-    flight: &'f Flight<'a>,
-    at: usize,
-    id: Option<Id>,
-}
-
-impl Drop for Waiting<'_, '_> {
-    fn drop(&mut self) {
-        if let Some(Id::Own(id)) = self.id.take() {
-            let (flight, at) = (self.flight, self.at);
-            flight.hub.resends.keep(flight.to.topic.as_str(), &flight.batch[at], id);
-        }
-    }
-}
-
+/// What is not known when the publish is dropped is remembered for the next try.
 impl Drop for Flight<'_> {
     fn drop(&mut self) {
-        for (at, sent) in self.sent.iter_mut().enumerate() {
-            if let Sent::Waits { id: Id::Own(id), .. } = sent {
-                let id = std::mem::take(id);
-                self.hub.resends.keep(self.to.topic.as_str(), &self.batch[at], id);
+        for (at, sent) in self.sent.iter().enumerate() {
+            if let Sent::Waits(Id::Own(number)) = sent {
+                self.hub.resends.keep(self.to.topic.as_str(), &self.batch[at], *number);
             }
         }
     }

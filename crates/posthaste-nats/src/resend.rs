@@ -27,9 +27,13 @@ pub(crate) struct Resends {
     unknown: Mutex<Unknown>,
 }
 
+/// What makes the message id of one message, on this connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Number(u64);
+
 #[derive(Debug, Default)]
 struct Unknown {
-    ids: HashMap<Key, (String, Instant)>,
+    numbers: HashMap<Key, (Number, Instant)>,
 }
 
 /// What tells one message from another: where it goes, and who sent what.
@@ -54,35 +58,39 @@ impl Resends {
         Self { prefix, next: AtomicU64::new(0), memory, unknown: Mutex::default() }
     }
 
-    /// The id under which the message is to be sent.
-    pub(crate) fn id(&self, topic: &str, envelope: &Envelope) -> String {
+    /// The number under which the message is to be sent.
+    pub(crate) fn number(&self, topic: &str, envelope: &Envelope) -> Number {
         let mut unknown = self.unknown();
-        if !unknown.ids.is_empty()
-            && let Some((id, since)) = unknown.ids.remove(&Key::new(topic, envelope))
+        if !unknown.numbers.is_empty()
+            && let Some((number, since)) = unknown.numbers.remove(&Key::new(topic, envelope))
             && since.elapsed() < self.memory
         {
-            return id;
+            return number;
         }
         drop(unknown);
-        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        Number(self.next.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// The message id with that number.
+    pub(crate) fn id(&self, Number(number): Number) -> String {
         format!("{}-{number:x}", self.prefix)
     }
 
-    /// The message may be stored under that id: it keeps it for the next try.
-    pub(crate) fn keep(&self, topic: &str, envelope: &Envelope, id: String) {
+    /// The message may be stored under that number: it keeps it for the next try.
+    pub(crate) fn keep(&self, topic: &str, envelope: &Envelope, number: Number) {
         let now = Instant::now();
         let mut unknown = self.unknown();
-        if unknown.ids.len() >= LIMIT {
+        if unknown.numbers.len() >= LIMIT {
             let memory = self.memory;
-            unknown.ids.retain(|_, (_, since)| now.duration_since(*since) < memory);
-            let oldest = unknown.ids.iter().min_by_key(|(_, (_, since))| *since);
-            if unknown.ids.len() >= LIMIT
+            unknown.numbers.retain(|_, (_, since)| now.duration_since(*since) < memory);
+            let oldest = unknown.numbers.iter().min_by_key(|(_, (_, since))| *since);
+            if unknown.numbers.len() >= LIMIT
                 && let Some(oldest) = oldest.map(|(key, _)| key.clone())
             {
-                unknown.ids.remove(&oldest);
+                unknown.numbers.remove(&oldest);
             }
         }
-        unknown.ids.insert(Key::new(topic, envelope), (id, now));
+        unknown.numbers.insert(Key::new(topic, envelope), (number, now));
     }
 
     fn unknown(&self) -> std::sync::MutexGuard<'_, Unknown> {
@@ -103,33 +111,33 @@ mod tests {
     async fn only_what_is_unknown_keeps_its_id() {
         let resends = Resends::new(Duration::from_secs(120));
         let one = envelope("/a", "1");
-        let first = resends.id("orders", &one);
+        let first = resends.number("orders", &one);
         // The same id again, after an outcome that was known: another message.
-        assert_ne!(resends.id("orders", &one), first);
-        resends.keep("orders", &one, first.clone());
+        assert_ne!(resends.number("orders", &one), first);
+        resends.keep("orders", &one, first);
         // Another source, another topic, another id: other messages.
-        assert_ne!(resends.id("orders", &envelope("/b", "1")), first);
-        assert_ne!(resends.id("refunds", &one), first);
-        assert_ne!(resends.id("orders", &envelope("/a", "2")), first);
+        assert_ne!(resends.number("orders", &envelope("/b", "1")), first);
+        assert_ne!(resends.number("refunds", &one), first);
+        assert_ne!(resends.number("orders", &envelope("/a", "2")), first);
         // The same: the same, once for each time that it was unknown.
-        assert_eq!(resends.id("orders", &one), first);
-        assert_ne!(resends.id("orders", &one), first);
+        assert_eq!(resends.number("orders", &one), first);
+        assert_ne!(resends.number("orders", &one), first);
     }
 
     #[tokio::test(start_paused = true)]
     async fn an_id_is_not_kept_longer_than_the_server_keeps_it() {
         let resends = Resends::new(Duration::from_secs(120));
         let one = envelope("/a", "1");
-        let first = resends.id("orders", &one);
-        resends.keep("orders", &one, first.clone());
+        let first = resends.number("orders", &one);
+        resends.keep("orders", &one, first);
         tokio::time::advance(Duration::from_secs(121)).await;
-        assert_ne!(resends.id("orders", &one), first);
+        assert_ne!(resends.number("orders", &one), first);
     }
 
     #[test]
     fn two_connections_never_give_the_same_id() {
         let (a, b) = (Resends::new(Duration::ZERO), Resends::new(Duration::ZERO));
         let one = envelope("/a", "1");
-        assert_ne!(a.id("orders", &one), b.id("orders", &one));
+        assert_ne!(a.id(a.number("orders", &one)), b.id(b.number("orders", &one)));
     }
 }
