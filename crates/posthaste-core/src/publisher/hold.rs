@@ -32,9 +32,6 @@ pub(super) struct State {
     gate: KeyGate<Entry>,
     /// Flights that are out.
     out: usize,
-    /// The last batch had company, so that the next one waits until all who are ready have come.
-    /// The task makes up the batches then, and says when the crowd is over.
-    crowded: bool,
     /// The number of the flight that finds out what the topic is.
     scout: Option<u64>,
     /// Flights that only their callers poll.
@@ -58,7 +55,6 @@ impl State {
             waiting: VecDeque::new(),
             gate: KeyGate::default(),
             out: 0,
-            crowded: false,
             scout: None,
             loose: SmallVec::new(),
             adopted: Vec::new(),
@@ -82,21 +78,11 @@ impl State {
     pub(super) fn take_in(&mut self, entry: Entry, at_once: bool) -> Option<(u64, Cargo)> {
         let at_once = at_once && self.waiting.is_empty();
         let entry = self.offer(entry)?;
-        if at_once && !self.crowded && self.has_room() {
+        if at_once && self.has_room() {
             return Some(self.launch(Cargo::of(entry)));
         }
         self.waiting.push_back(entry);
         None
-    }
-
-    /// Whether nobody but the task may make up a batch.
-    pub(super) const fn is_crowded(&self) -> bool {
-        self.crowded
-    }
-
-    /// All who were ready have come: is there still a crowd?
-    pub(super) fn look_around(&mut self) {
-        self.crowded &= self.out > 0 || self.waiting.len() > 1;
     }
 
     /// The next batch: entries with equal options, in order.
@@ -117,7 +103,6 @@ impl State {
             }
             self.waiting.pop_front().into_iter().for_each(|entry| cargo.load(entry));
         }
-        self.crowded |= cargo.tickets.len() > 1;
         Some(self.launch(cargo))
     }
 

@@ -74,10 +74,6 @@ impl Future for Receipt {
         if let Poll::Ready(outcome) = this.poll_outcome(cx) {
             return Poll::Ready(outcome);
         }
-        if this.flight.is_some() {
-            // It keeps the deadline by itself.
-            return Poll::Pending;
-        }
         let deadline = this.deadline;
         let timer = this.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
         while timer.as_mut().poll(cx).is_ready() {
