@@ -204,3 +204,70 @@ fn answer(message: &Message, stream: &str) -> Answer {
         _ => Answer::Unreadable,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt as _;
+
+    use super::*;
+
+    fn answers() -> Answers {
+        Answers { inbox: "_INBOX.x".into(), open: Arc::default(), next: AtomicU64::new(0) }
+    }
+
+    fn message(payload: &str, status: Option<StatusCode>) -> Message {
+        Message {
+            subject: "_INBOX.x.0.0".into(),
+            reply: None,
+            payload: payload.to_owned().into(),
+            headers: None,
+            status,
+            description: None,
+            length: payload.len(),
+        }
+    }
+
+    #[test]
+    fn an_answer_is_read_for_what_it_says() {
+        let read = |payload| answer(&message(payload, None), "orders");
+        let stored = |sequence, duplicate| format!("{:?}", Answer::Stored { sequence, duplicate });
+        for (payload, expected) in [
+            (r#"{"stream":"orders", "seq":7}"#, stored(7, false)),
+            (r#"{"stream":"orders","domain":"hub","seq":8,"duplicate":true}"#, stored(8, true)),
+            (r#"{"stream":"other","seq":1}"#, r#"Elsewhere("other")"#.to_owned()),
+            ("{}", "Unreadable".to_owned()),
+            ("", "Unreadable".to_owned()),
+        ] {
+            assert_eq!(format!("{:?}", read(payload)), expected, "{payload}");
+        }
+        let refused = r#"{"error":{"code":503,"err_code":10077},"stream":"orders","seq":0}"#;
+        assert!(matches!(read(refused), Answer::Refused(_)));
+        let nobody = answer(&message("", Some(StatusCode::NO_RESPONDERS)), "orders");
+        assert!(matches!(nobody, Answer::Nobody));
+    }
+
+    #[test]
+    fn a_reply_subject_leads_back_to_its_entry() {
+        let answers = answers();
+        let (_one, two) = (answers.expect("s".into(), 1), answers.expect("s".into(), 20));
+        assert_eq!(place(&two.reply(17)), Some((1, 17)));
+        assert_eq!(place("_INBOX.x.1"), None);
+        assert_eq!(place("_INBOX.x.1.a"), None);
+    }
+
+    #[test]
+    fn a_batch_is_complete_with_its_last_answer_and_forgotten_when_dropped() {
+        let answers = answers();
+        let batch = answers.expect("s".into(), 3);
+        batch.forgo();
+        batch.call.book(2, Answer::Nobody);
+        batch.call.book(2, Answer::Unreadable);
+        batch.call.book(9, Answer::Nobody);
+        assert!(batch.complete().now_or_never().is_none(), "one is missing");
+        batch.call.book(1, Answer::Nobody);
+        assert!(batch.complete().now_or_never().is_some());
+        assert!(matches!(batch.take()[..], [Answer::None, Answer::Nobody, Answer::Nobody]));
+        drop(batch);
+        assert!(lock(&answers.open).is_empty());
+    }
+}

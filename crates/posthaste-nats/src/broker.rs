@@ -89,7 +89,7 @@ impl Publish for NatsBroker {
 #[async_trait]
 impl Broker for NatsBroker {
     fn capabilities(&self, topic: Option<&TopicName>) -> Arc<Capabilities> {
-        self.hub.offer(topic, || capabilities(&self.hub, topic))
+        self.hub.capabilities(topic, || capabilities(&self.hub, topic))
     }
 
     async fn subscribe(&self, request: SubscribeRequest) -> Result<Subscribed> {

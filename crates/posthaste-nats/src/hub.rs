@@ -58,7 +58,7 @@ struct Topics {
     /// How often that changed.
     changes: u64,
     /// What follows from it, and from the server that was connected when it was asked for.
-    offers: HashMap<Option<TopicName>, (Moment, Arc<Capabilities>)>,
+    capabilities: HashMap<Option<TopicName>, (Moment, Arc<Capabilities>)>,
 }
 
 /// What was found of a topic, or said of it.
@@ -145,7 +145,7 @@ impl Hub {
     }
 
     /// The capabilities, found anew only after something changed: each publish asks for them.
-    pub(crate) fn offer(
+    pub(crate) fn capabilities(
         &self,
         topic: Option<&TopicName>,
         find: impl FnOnce() -> Capabilities,
@@ -155,13 +155,13 @@ impl Hub {
         let now = {
             let topics = self.topics();
             let now = Moment { changes: topics.changes, losses, connected };
-            match topics.offers.get(&topic) {
-                Some((then, offer)) if *then == now => return Arc::clone(offer),
+            match topics.capabilities.get(&topic) {
+                Some((then, known)) if *then == now => return Arc::clone(known),
                 _ => now,
             }
         };
         let found = Arc::new(find());
-        self.topics().offers.insert(topic, (now, Arc::clone(&found)));
+        self.topics().capabilities.insert(topic, (now, Arc::clone(&found)));
         found
     }
 
@@ -178,7 +178,7 @@ impl Hub {
     pub(crate) fn forget(&self, topic: &TopicName) {
         let mut topics = self.topics();
         topics.known.remove(topic);
-        topics.offers.remove(&Some(topic.clone()));
+        topics.capabilities.remove(&Some(topic.clone()));
         topics.changes += 1;
     }
 

@@ -1,4 +1,4 @@
-//! Publishing: a whole batch is sent, then its confirmations are awaited in order.
+//! Publishing: a whole batch is sent, then all of its confirmations are awaited.
 //!
 //! Nothing is sent again here. An entry whose confirmation does not come is unknown, and core
 //! publishes it again; see [`resend`](crate::resend) for how that stores nothing twice.
