@@ -22,9 +22,9 @@ use crate::resend::Resends;
 use crate::route::Route;
 use crate::version::Version;
 
-/// How many publishes may wait for their confirmation. The client makes publishes wait beyond
-/// this, and batches that wait for each other would never end: core bounds each topic's window,
-/// and this is far above the sum of them.
+/// How many messages that the client confirms by itself, dead letters and the records of lanes,
+/// may wait for that. Beyond it the client makes them wait, and batches that wait for each other
+/// would never end: prefetch bounds them, and this is far above the sum of it.
 const MAX_ACK_INFLIGHT: usize = 1 << 20;
 
 /// One connection and what is known behind it.

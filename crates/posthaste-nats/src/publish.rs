@@ -169,6 +169,14 @@ impl Flight<'_> {
         let mut outcomes = Outcomes::with_capacity(self.sent.len());
         let mut no_stream: Option<Error> = None;
         for (at, answer) in self.answers.take().into_iter().enumerate() {
+            let sent = std::mem::replace(&mut self.sent[at], Sent::Done(Err(error::closed())));
+            let id = match sent {
+                Sent::Waits(id) => id,
+                Sent::Done(outcome) => {
+                    outcomes.push(outcome);
+                    continue;
+                }
+            };
             let outcome = match answer {
                 Answer::Stored { sequence, duplicate } => Ok(self.stored(at, sequence, duplicate)),
                 Answer::Elsewhere(found) => Err(self.elsewhere(found)),
@@ -182,17 +190,10 @@ impl Flight<'_> {
                 Answer::Unreadable => Err(error::unreadable()),
                 Answer::None => Err(self.unanswered()),
             };
-            let known = outcome.as_ref().err().is_none_or(|error| !error.may_be_stored());
-            let before = std::mem::replace(&mut self.sent[at], Sent::Done(Err(error::closed())));
-            match before {
-                Sent::Done(outcome) => {
-                    outcomes.push(outcome);
-                    continue;
-                }
-                Sent::Waits(Id::Own(number)) if !known => {
-                    self.hub.resends.keep(self.to.topic.as_str(), &self.batch[at], number);
-                }
-                Sent::Waits(_) => {}
+            if let (Err(error), Id::Own(number)) = (&outcome, id)
+                && error.may_be_stored()
+            {
+                self.hub.resends.keep(self.to.topic.as_str(), &self.batch[at], number);
             }
             outcomes.push(outcome);
         }
