@@ -193,19 +193,24 @@ impl Member {
         self.driver.stop(); // idempotent
         let end = Instant::now() + within;
         let all = Credit::new(usize::MAX, usize::MAX);
+        let mut quiet = false;
         loop {
             let mut out = Vec::new();
             let polled =
                 timeout_at(end, poll_fn(|cx| self.driver.poll_batch(cx, &mut out, all))).await;
-            for received in out.into_iter().chain(self.arrived.drain(..)) {
-                settle(&*self.settler, &received, release(&received)).await?;
-            }
-            match polled {
-                Ok(Ok(Polled::Stopped)) => return Ok(()),
-                Ok(polled) => {
-                    polled?;
+            self.arrived.extend(out);
+            let Ok(polled) = polled else {
+                return Err(Failed::new(format!("no end of the driver in {within:?}")));
+            };
+            let polled = polled?;
+            quiet |= matches!(polled, Polled::Quiet | Polled::Stopped);
+            if quiet {
+                for received in std::mem::take(&mut self.arrived) {
+                    settle(&*self.settler, &received, release(&received)).await?;
                 }
-                Err(_) => return Err(Failed::new(format!("no end of the driver in {within:?}"))),
+            }
+            if matches!(polled, Polled::Stopped) {
+                return Ok(());
             }
         }
     }

@@ -20,6 +20,8 @@ pub(crate) struct Inbox<S> {
     stream: Option<S>,
     arrival: Arc<Arrival>,
     waker: Waker,
+    /// How many messages were read.
+    read: u64,
     /// When the first message that was not read yet came, as far as that was seen.
     first: Option<Instant>,
 }
@@ -28,7 +30,7 @@ impl<S: Stream + Unpin> Inbox<S> {
     pub(crate) fn new(stream: S) -> Self {
         let arrival = Arrival::new();
         let waker = Waker::from(Arc::clone(&arrival));
-        Self { stream: Some(stream), arrival, waker, first: None }
+        Self { stream: Some(stream), arrival, waker, read: 0, first: None }
     }
 
     /// Reads one message. Only as long as this is `Ready` there may be more.
@@ -42,7 +44,13 @@ impl<S: Stream + Unpin> Inbox<S> {
             Poll::Pending if has_budget => None,
             _ => self.first.or(woken),
         };
+        self.read += u64::from(matches!(polled, Poll::Ready(Some(_))));
         polled
+    }
+
+    /// How many messages were read.
+    pub(crate) const fn read(&self) -> u64 {
+        self.read
     }
 
     /// When the message that was just read came, at the earliest; `None` is just now. It holds for

@@ -14,6 +14,7 @@ mod core;
 mod credit;
 mod dead_letter;
 mod driver;
+mod ending;
 mod error;
 mod fetch;
 mod groups;

@@ -9,14 +9,12 @@ use std::time::Duration;
 
 use async_nats::jetstream::consumer::Info;
 use async_nats::message::OutboundMessage;
-use async_nats::{Message, StatusCode, Subject, Subscriber};
-use futures_util::StreamExt as _;
+use async_nats::{Client, Message, StatusCode, Subject, Subscriber};
 use posthaste_core::broker::Lane;
 use posthaste_core::{Result, TopicName};
 use tokio::time::Instant;
 
 use crate::credit::Want;
-use crate::error;
 use crate::groups::{ConsumerSpec, Kind};
 use crate::hub::Hub;
 use crate::inbox::Inbox;
@@ -28,6 +26,7 @@ use crate::repair::Checked;
 use crate::request::{Limits, Request};
 use crate::version::Version;
 use crate::word::{self, Word};
+use crate::{ending, error};
 
 /// How long the server keeps a request for messages. Short, so that one that was lost is soon
 /// noticed, and a stop has soon everything that was on its way.
@@ -315,7 +314,7 @@ impl Source {
 
     /// Goes on to its end, after nothing is asked any more. A request that may still be answered
     /// is waited for as long as messages come; an idle one is taken back.
-    pub(crate) fn wind_up(&mut self, now: Instant, connected: bool) {
+    pub(crate) fn wind_up(&mut self, client: &Client, now: Instant, connected: bool) {
         match self.state {
             State::Ended | State::Ending(_) => return,
             State::Open | State::Paused(_) | State::Checking(_) => {}
@@ -323,22 +322,14 @@ impl Source {
         if self.pulls.outstanding() == 0 || !connected {
             self.end();
         } else if now >= self.quiet_at() {
-            if let Some(mut inbox) = self.inbox.take() {
-                self.state = State::Ending(Box::pin(async move {
-                    let mut left = Vec::new();
-                    let collected = async {
-                        if inbox.drain().await.is_ok() {
-                            while let Some(message) = inbox.next().await {
-                                left.push(message);
-                            }
-                        }
-                    };
-                    // Only a lost connection can make this last.
-                    let _ = tokio::time::timeout(Duration::from_secs(1), collected).await;
-                    left
-                }));
-            } else {
-                self.end();
+            let read = self.inbox.read();
+            match self.inbox.take() {
+                Some(inbox) => {
+                    let name = self.inbox_name.clone();
+                    let ending = ending::end(client.clone(), name, inbox, read);
+                    self.state = State::Ending(Box::pin(ending));
+                }
+                None => self.end(),
             }
         }
     }

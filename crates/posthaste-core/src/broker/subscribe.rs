@@ -163,7 +163,9 @@ pub trait SubscriptionDriver: Debug + Send {
     ) -> Poll<Result<Polled>>;
 
     /// No new fetch from now on. Synchronous and idempotent. `poll_batch` then returns what was
-    /// already on its way, which core releases, and ends with [`Polled::Stopped`].
+    /// already on its way, and ends with [`Polled::Stopped`]. Core releases what it returned, and
+    /// what is still held at the deadline, when the driver is [`Polled::Quiet`]: before, a request
+    /// that is still open at the broker would get it again.
     fn stop(&mut self);
 
     /// The way back for verdicts. Outlives the driver.
@@ -196,6 +198,11 @@ pub enum Polled {
     Batch,
     /// Something to tell the application; poll again.
     Event(DriverEvent),
+    /// After a stop: what was asked for before is answered or taken back, so what core gives back
+    /// from now on goes to others. Only a driver that has still something else to do says so, for
+    /// example hand over lanes whose deliveries are still held; [`Stopped`](Self::Stopped) implies
+    /// it.
+    Quiet,
     /// The end after a stop: nothing will come any more.
     Stopped,
 }

@@ -12,9 +12,10 @@ use super::stats::count;
 use crate::broker::{Credit, DriverEvent, Polled, Received, Settlement, Verdict};
 use crate::{Result, TopicName};
 
-/// Releases what was not handed out, waits for what is held until the deadline, flushes, and ends
-/// the driver. Returns how many deliveries were still held.
+/// Waits for what is held until the deadline, releases the rest as soon as it cannot come back to
+/// this member, flushes, and ends the driver. Returns how many deliveries were still held.
 pub(super) async fn drain(ledger: &Ledger) -> usize {
+    ledger.lock().fetching = true;
     ledger.stop_driver();
     let mut ended = false;
     loop {
@@ -47,25 +48,33 @@ pub(super) async fn drain(ledger: &Ledger) -> usize {
         ledger.give_back_all();
         flush(ledger).await;
     }
+    if std::mem::take(&mut ledger.lock().fetching) {
+        // It did not come to rest: what is given back must not be sent to it.
+        ledger.drop_driver();
+    }
     // What was acknowledged late all the same.
     flush(ledger).await;
     ledger.drop_driver();
     held
 }
 
+/// Notes what a poll of the stopped driver brought. Returns whether it was the last.
 fn has_ended(ledger: &Ledger, polled: Result<Polled>) -> bool {
-    match polled {
-        Ok(Polled::Batch) => false,
+    let ended = match polled {
+        Ok(Polled::Batch) => return false,
         Ok(Polled::Event(event)) => {
             ledger.pass_on(event);
-            false
+            return false;
         }
+        Ok(Polled::Quiet) => false,
         Ok(Polled::Stopped) => true,
         Err(error) => {
             tracing::warn!(%error, "a subscription ended with an error while it drained");
             true
         }
-    }
+    };
+    ledger.lock().fetching = false;
+    ended
 }
 
 /// Polls a stopped driver, and books what it brings.

@@ -75,6 +75,9 @@ pub(super) struct State {
     /// The reader waits: whatever is settled gives it room.
     pub(super) parked: bool,
     pub(super) stop: Option<Instant>,
+    /// The driver is stopped, but what it asked for before may still be answered: what is given
+    /// back now would come to us again.
+    pub(super) fetching: bool,
     pub(super) failure: Option<crate::Error>,
     /// The drain is over: nothing reaches the broker any more.
     pub(super) finished: bool,
@@ -314,10 +317,16 @@ impl State {
             && (self.parked || self.stop.is_some() || self.buffer.len() >= enough)
     }
 
-    /// Takes what is to be carried to the broker.
+    /// Takes what is to be carried to the broker now.
     pub(super) fn take_buffer(&mut self) -> (Vec<Option<usize>>, Vec<Settlement>) {
         self.buffered_since = None;
-        self.buffer.drain(..).unzip()
+        if !self.fetching {
+            return self.buffer.drain(..).unzip();
+        }
+        let now = |(_, settlement): &mut (_, Settlement)| {
+            !matches!(settlement.verdict, Verdict::Release(_) | Verdict::Requeue(_))
+        };
+        self.buffer.extract_if(.., now).unzip()
     }
 
     /// The ids of the messages of settlements that are not closed yet.

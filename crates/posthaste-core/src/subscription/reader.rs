@@ -78,6 +78,8 @@ impl Ledger {
                     }
                 }
                 Poll::Ready(Ok(Polled::Event(event))) => self.pass_on(event),
+                // Said after a stop, which only the draining task waits for.
+                Poll::Ready(Ok(Polled::Quiet)) => {}
                 Poll::Ready(Ok(Polled::Stopped)) => {
                     if !self.is_stopped() {
                         self.stop(after(self.policy.drain));

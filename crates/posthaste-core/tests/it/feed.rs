@@ -73,6 +73,7 @@ enum Item {
     Batch(Vec<Received>),
     Event(DriverEvent),
     Error(Error),
+    Quiet,
     Panic,
 }
 
@@ -158,6 +159,11 @@ impl Feed {
     /// Ends the stream.
     pub(crate) fn fail(&self, error: Error) {
         self.push(Item::Error(error));
+    }
+
+    /// What was asked for before the stop is answered.
+    pub(crate) fn quiet(&self) {
+        self.push(Item::Quiet);
     }
 
     pub(crate) fn panic(&self) {
@@ -266,6 +272,7 @@ impl SubscriptionDriver for Driver {
                 Poll::Ready(Ok(Polled::Batch))
             }
             Some(Item::Event(event)) => Poll::Ready(Ok(Polled::Event(event))),
+            Some(Item::Quiet) => Poll::Ready(Ok(Polled::Quiet)),
             Some(Item::Error(error)) => Poll::Ready(Err(error)),
             Some(Item::Panic) => {
                 drop(state);

@@ -89,6 +89,51 @@ async fn an_acknowledgement_after_the_deadline_still_reaches_the_broker_before_t
     assert_eq!(feed.said_of("x"), [Said::Release, Said::Ack], "it was handled");
 }
 
+/// A request that is still open at the broker would get again what is given back.
+#[tokio::test(start_paused = true)]
+async fn nothing_is_given_back_while_it_could_come_back_to_us() {
+    let feed = Feed::new(Layout::Plain);
+    feed.linger();
+    let mut inbox = feed.inbox().await;
+    feed.send(["a", "b", "c", "d"]);
+    let mut held = inbox.next_batch(3).await.unwrap().unwrap();
+    let stopping = tokio::spawn(inbox.stop(SECOND));
+    tokio::task::yield_now().await;
+    held.pop().unwrap().ack().await.unwrap();
+    held.pop().unwrap().release().await.unwrap();
+    tokio::time::sleep(SECOND / 2).await;
+    assert_eq!(feed.said(), [("c".to_owned(), Said::Ack)], "an acknowledgement does not wait");
+    feed.send(["e"]);
+    tokio::time::sleep(SECOND).await;
+    assert!(held[0].is_lost(), "taken back at the deadline");
+    assert_eq!(feed.said().len(), 1);
+    feed.quiet();
+    let said = feed.until_said(5).await;
+    for id in ["a", "b", "d", "e"] {
+        assert_eq!(feed.said_of(id), [Said::Release], "{said:?}");
+    }
+    assert!(!stopping.is_finished(), "the driver has not ended");
+    stopping.await.unwrap().unwrap_err();
+    assert_eq!(feed.said().len(), 5);
+}
+
+/// A driver that never comes to rest delays what is given back, but keeps nothing.
+#[tokio::test(start_paused = true)]
+async fn a_driver_that_goes_on_fetching_is_dropped_before_anything_is_given_back() {
+    let feed = Feed::new(Layout::Plain);
+    feed.linger();
+    let mut inbox = feed.inbox().await;
+    feed.send(["a", "b"]);
+    let held = next(&mut inbox).await;
+    let started = Instant::now();
+    inbox.stop(SECOND).await.unwrap_err();
+    assert_eq!(started.elapsed(), 2 * SECOND, "the deadline and the last call");
+    drop(held);
+    for id in ["a", "b"] {
+        assert_eq!(feed.said_of(id), [Said::Release]);
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_confirmed_acknowledgement_is_waited_for() {
     let feed = Feed::new(Layout::Plain);

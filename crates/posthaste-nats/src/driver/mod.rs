@@ -52,6 +52,8 @@ pub(crate) struct Driver {
     /// The running mean of messages' sizes.
     mean: usize,
     stopping: bool,
+    /// That nothing is asked any more was said, after the stop.
+    quiet: bool,
     failure: Option<Error>,
     /// Who is asked first where there is not credit for all.
     first: usize,
@@ -100,6 +102,7 @@ impl Driver {
             queue: VecDeque::new(),
             mean: 1_024,
             stopping: false,
+            quiet: false,
             failure: None,
             first: 0,
             tight: false,
@@ -209,6 +212,11 @@ impl SubscriptionDriver for Driver {
                 let ended = self.sources.is_empty() && self.queue.is_empty();
                 if (ended && self.keepers.is_empty()) || self.failure.is_some() {
                     return Poll::Ready(Ok(Polled::Stopped));
+                }
+                // Lanes come to rest by themselves, and keep for the next owner what they get.
+                let asks = self.sources.iter().any(|source| source.order.is_none());
+                if !asks && self.queue.is_empty() && !std::mem::replace(&mut self.quiet, true) {
+                    return Poll::Ready(Ok(Polled::Quiet));
                 }
             } else if let Some(error) = self.failure.take() {
                 return Poll::Ready(Err(named(error, &self.request)));

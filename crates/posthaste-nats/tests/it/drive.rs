@@ -222,18 +222,22 @@ impl Reader {
     /// Stops, releases what still comes, and returns how much that was.
     pub(crate) async fn stop(mut self) -> usize {
         self.driver.stop();
-        let mut released = 0;
+        let (mut released, mut quiet, mut left) = (0, false, Vec::new());
         loop {
             let mut out = Vec::new();
             let credit = Credit::new(usize::MAX, usize::MAX);
             let polled = poll_fn(|cx| self.driver.poll_batch(cx, &mut out, credit)).await;
-            released += out.len();
             self.unsettled += out.len();
-            let parcels: Vec<_> = out.iter().map(|r| (r, Verdict::Release(parcel(r)))).collect();
-            if !parcels.is_empty() {
-                self.settle(parcels.into_iter()).await;
+            left.extend(out);
+            let polled = polled.expect("a clean end");
+            quiet |= matches!(polled, Polled::Quiet | Polled::Stopped);
+            if quiet && !left.is_empty() {
+                let parcels = left.iter().map(|r| (r, Verdict::Release(parcel(r))));
+                self.settle(parcels).await;
+                released += left.len();
+                left.clear();
             }
-            if let Polled::Stopped = polled.expect("a clean end") {
+            if matches!(polled, Polled::Stopped) {
                 return released;
             }
         }

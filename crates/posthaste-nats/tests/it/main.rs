@@ -20,6 +20,8 @@ mod drive;
 #[cfg(unix)]
 mod lanes;
 #[cfg(unix)]
+mod line;
+#[cfg(unix)]
 mod login;
 #[cfg(unix)]
 mod loss;

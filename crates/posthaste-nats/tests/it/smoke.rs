@@ -13,6 +13,7 @@ use crate::drive::{
     Reader, ensure, envelope, fresh, group, parcel, plain, publish_numbers, publish_one, request,
     text, topic,
 };
+use crate::line::SlowLine;
 use crate::server::{Private, Server};
 use crate::suite::Suite;
 
@@ -23,6 +24,7 @@ pub(crate) fn add(suite: &mut Suite) {
     suite.both("an_extended_lease_does_not_end", an_extended_lease_does_not_end);
     suite.both("two_members_share_and_two_groups_do_not", two_members_share);
     suite.both("a_stop_gives_everything_back_at_once", a_stop_gives_everything_back);
+    suite.both("a_stop_leaves_nothing_on_its_way", a_stop_leaves_nothing_on_its_way);
     suite.both("dead_letters_are_kept_listed_and_replayed", dead_letters);
     suite.both("a_topic_that_is_not_there_is_not_found", not_found);
     suite.private("subscriptions_resume_after_a_restart", subscriptions_resume);
@@ -151,6 +153,40 @@ async fn a_stop_gives_everything_back(server: Server) {
     got.sort();
     got.dedup();
     assert_eq!(got.len(), 500);
+}
+
+/// Members end while a message is on its way to them: it is given back, and does not wait for its
+/// lease to end.
+async fn a_stop_leaves_nothing_on_its_way(server: Server) {
+    let line = SlowLine::to(&server, Duration::from_millis(4)).await;
+    let (broker, other) = (line.server(&server).connect().await, server.connect().await);
+    let name = fresh("on-its-way");
+    let to = ensure(&other, TopicConfig::new(&name).group("g")).await;
+    let busy = ensure(&other, TopicConfig::new(fresh("busy")).group("g")).await;
+    let mut met = 0;
+    for round in 0..30 {
+        let mut reader = Reader::start(&broker, request(&[&name], Some("g"))).await;
+        publish_numbers(&other, &to, 0..1).await;
+        let received = reader.one().await;
+        reader.settle([(&received, Verdict::Ack)].into_iter()).await;
+        let (stopped, ()) = tokio::join!(reader.stop(), async {
+            // What it asked for is taken back when nothing has come for 50 ms; meanwhile others
+            // use the connection.
+            let at = Instant::now() + Duration::from_micros(36_000 + 600 * round);
+            while Instant::now() < at {
+                publish_numbers(&broker, &busy, 0..1).await;
+            }
+            publish_numbers(&other, &to, 1..2).await;
+            publish_numbers(&broker, &busy, 0..1).await;
+        });
+        met += stopped;
+        let mut next = Reader::start(&other, request(&[&name], Some("g"))).await;
+        let again = tokio::time::timeout(Duration::from_secs(10), next.one()).await;
+        let again = again.unwrap_or_else(|_| panic!("round {round}: held back by its lease"));
+        next.settle([(&again, Verdict::Ack)].into_iter()).await;
+        next.stop().await;
+    }
+    assert!(met > 0, "no message came to a member that was stopped");
 }
 
 async fn dead_letters(server: Server) {
