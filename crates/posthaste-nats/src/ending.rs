@@ -4,11 +4,16 @@
 //! before it heard of that. So the server is asked to end the inbox after a few messages more, and
 //! is sent that many: what comes between is in front of them.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::{Client, Message, Subscriber};
+use async_nats::{Message, Subject, Subscriber};
 use bytes::Bytes;
 use futures_util::StreamExt as _;
+
+use crate::groups;
+use crate::hub::Hub;
+use crate::version::Version;
 
 /// How many messages may be on their way to an inbox that was quiet a moment ago.
 const MARKS: u64 = 16;
@@ -17,30 +22,49 @@ const MARK: &str = "end";
 /// Only a lost connection, or a server that lets us send nothing to our own inbox, makes it last.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// Ends the inbox `name.*`, of which that many messages were read. Returns what was on its way.
-pub(crate) async fn end(
-    client: Client,
-    name: String,
-    mut inbox: Subscriber,
-    read: u64,
-) -> Vec<Message> {
-    let mut left = Vec::new();
-    let collected = async {
-        if inbox.unsubscribe_after(read + MARKS).await.is_err() {
+/// An inbox that is to end.
+pub(crate) struct Ending {
+    pub(crate) hub: Arc<Hub>,
+    /// What it is called, without the numbers of requests.
+    pub(crate) name: String,
+    pub(crate) messages: Subscriber,
+    /// How many were read of it.
+    pub(crate) read: u64,
+    /// The consumer that was asked to send there.
+    pub(crate) stream: String,
+    pub(crate) consumer: String,
+}
+
+impl Ending {
+    /// Ends it. Returns what was on its way.
+    pub(crate) async fn run(mut self) -> Vec<Message> {
+        let mut left = Vec::new();
+        let ended = async {
+            self.collect(&mut left).await;
+            if self.hub.version() < Version::EXACT_ATTEMPTS {
+                // Older servers lose their place when a message is given back while they have
+                // requests only of those who have gone. Asked about a consumer, they forget these.
+                let _ = groups::info(&self.hub, &self.stream, &self.consumer).await;
+            }
+        };
+        let _ = tokio::time::timeout(PATIENCE, ended).await;
+        left
+    }
+
+    async fn collect(&mut self, left: &mut Vec<Message>) {
+        if self.messages.unsubscribe_after(self.read + MARKS).await.is_err() {
             return;
         }
-        let subject = async_nats::Subject::from(format!("{name}.{MARK}"));
+        let mark = Subject::from(format!("{}.{MARK}", self.name));
         for _ in 0..MARKS {
-            if client.publish(subject.clone(), Bytes::new()).await.is_err() {
+            if self.hub.client.publish(mark.clone(), Bytes::new()).await.is_err() {
                 return;
             }
         }
-        while let Some(message) = inbox.next().await {
-            if message.subject != subject {
+        while let Some(message) = self.messages.next().await {
+            if message.subject != mark {
                 left.push(message);
             }
         }
-    };
-    let _ = tokio::time::timeout(PATIENCE, collected).await;
-    left
+    }
 }

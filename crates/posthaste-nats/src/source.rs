@@ -9,12 +9,14 @@ use std::time::Duration;
 
 use async_nats::jetstream::consumer::Info;
 use async_nats::message::OutboundMessage;
-use async_nats::{Client, Message, StatusCode, Subject, Subscriber};
+use async_nats::{Message, StatusCode, Subject, Subscriber};
 use posthaste_core::broker::Lane;
 use posthaste_core::{Result, TopicName};
 use tokio::time::Instant;
 
 use crate::credit::Want;
+use crate::ending::Ending;
+use crate::error;
 use crate::groups::{ConsumerSpec, Kind};
 use crate::hub::Hub;
 use crate::inbox::Inbox;
@@ -26,7 +28,6 @@ use crate::repair::Checked;
 use crate::request::{Limits, Request};
 use crate::version::Version;
 use crate::word::{self, Word};
-use crate::{ending, error};
 
 /// How long the server keeps a request for messages. Short, so that one that was lost is soon
 /// noticed, and a stop has soon everything that was on its way.
@@ -314,7 +315,7 @@ impl Source {
 
     /// Goes on to its end, after nothing is asked any more. A request that may still be answered
     /// is waited for as long as messages come; an idle one is taken back.
-    pub(crate) fn wind_up(&mut self, client: &Client, now: Instant, connected: bool) {
+    pub(crate) fn wind_up(&mut self, hub: &Arc<Hub>, now: Instant, connected: bool) {
         match self.state {
             State::Ended | State::Ending(_) => return,
             State::Open | State::Paused(_) | State::Checking(_) => {}
@@ -323,14 +324,16 @@ impl Source {
             self.end();
         } else if now >= self.quiet_at() {
             let read = self.inbox.read();
-            match self.inbox.take() {
-                Some(inbox) => {
-                    let name = self.inbox_name.clone();
-                    let ending = ending::end(client.clone(), name, inbox, read);
-                    self.state = State::Ending(Box::pin(ending));
-                }
-                None => self.end(),
-            }
+            let Some(messages) = self.inbox.take() else { return self.end() };
+            let ending = Ending {
+                hub: Arc::clone(hub),
+                name: self.inbox_name.clone(),
+                messages,
+                read,
+                stream: self.spec.stream.clone(),
+                consumer: self.spec.name.clone(),
+            };
+            self.state = State::Ending(Box::pin(ending.run()));
         }
     }
 

@@ -71,7 +71,7 @@ impl Driver {
             self.poll_state(cx, at, now);
             self.check_loss(cx, at);
             if self.stopping || self.sources[at].is_going() {
-                self.sources[at].wind_up(&self.client, now, self.link.is_connected());
+                self.sources[at].wind_up(&self.hub, now, self.link.is_connected());
                 // What it has begun has to be polled, to be woken by it.
                 self.poll_state(cx, at, now);
             } else {
