@@ -27,9 +27,14 @@ enum Case {
     PublishAwaited,
     /// 64 tasks that await each message, against one task that keeps 256 in flight.
     PublishTasks,
+    /// The same tasks, against one task that keeps as many in flight as they can: 64.
+    PublishTasksAt64,
     /// A loop that acknowledges each message, against a loop over the raw client's batches.
     ConsumeAck,
 }
+
+const CASES: [Case; 4] =
+    [Case::PublishAwaited, Case::PublishTasks, Case::PublishTasksAt64, Case::ConsumeAck];
 
 struct Settings {
     url: String,
@@ -43,7 +48,7 @@ fn main() -> Result<()> {
     println!("pairs: {}, payload: 1 KiB, ratio: ours / raw, more is better", settings.pairs);
     for (name, threads) in [("current-thread", 1), ("multi-thread (2)", 2)] {
         println!("\nruntime: {name}");
-        for case in [Case::PublishAwaited, Case::PublishTasks, Case::ConsumeAck] {
+        for case in CASES {
             measure(&settings, case, threads)?;
         }
     }
@@ -69,7 +74,7 @@ fn measure(settings: &Settings, case: Case, threads: usize) -> Result<()> {
     }
     let (low, high) = (smallest(&ratios), largest(&ratios));
     println!(
-        "{:<16} ours {:>9.0}/s  raw {:>9.0}/s  ratio {:.3}  ({low:.3} to {high:.3})",
+        "{:<17} ours {:>9.0}/s  raw {:>9.0}/s  ratio {:.3}  ({low:.3} to {high:.3})",
         format!("{case:?}"),
         median(&mut ours),
         median(&mut raw),

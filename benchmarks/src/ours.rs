@@ -17,7 +17,7 @@ pub(crate) async fn run(url: &str, case: Case, messages: u32) -> Result<Duration
     publisher.publish_envelope(message(&publisher)?).await?;
     let took = match case {
         Case::PublishAwaited => timed(one_by_one(&publisher, messages)).await?,
-        Case::PublishTasks => timed(tasks(&publisher, messages)).await?,
+        Case::PublishTasks | Case::PublishTasksAt64 => timed(tasks(&publisher, messages)).await?,
         Case::ConsumeAck => {
             let batch = (0..messages).map(|_| message(&publisher)).collect::<Result<_>>()?;
             publisher.publish_all_envelopes(batch).await.into_result()?;

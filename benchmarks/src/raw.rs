@@ -30,6 +30,14 @@ pub(crate) async fn run(url: &str, case: Case, messages: u32) -> Result<Duration
         })
         .await
         .map_err(failed)?;
+    // As on our side, a group waits for what is published: it costs the server something.
+    let group = stream
+        .create_consumer(consumer::pull::Config {
+            durable_name: Some("readers".to_owned()),
+            ..Default::default()
+        })
+        .await
+        .map_err(failed)?;
     send(&jetstream, &name).await?.await.map_err(failed)?;
     let took = match case {
         Case::PublishAwaited => {
@@ -41,16 +49,10 @@ pub(crate) async fn run(url: &str, case: Case, messages: u32) -> Result<Duration
             })
             .await?
         }
-        Case::PublishTasks => timed(pipelined(&jetstream, &name, messages)).await?,
+        Case::PublishTasks => timed(pipelined(&jetstream, &name, messages, WINDOW)).await?,
+        Case::PublishTasksAt64 => timed(pipelined(&jetstream, &name, messages, 64)).await?,
         Case::ConsumeAck => {
-            pipelined(&jetstream, &name, messages).await?;
-            let group = stream
-                .create_consumer(consumer::pull::Config {
-                    durable_name: Some("readers".to_owned()),
-                    ..Default::default()
-                })
-                .await
-                .map_err(failed)?;
+            pipelined(&jetstream, &name, messages, WINDOW).await?;
             let took = timed(consume(&group, messages + 1)).await?;
             client.flush().await.map_err(failed)?;
             took
@@ -77,11 +79,16 @@ async fn send(jetstream: &jetstream::Context, subject: &str) -> Result<PublishAc
     jetstream.publish_with_headers(subject.to_owned(), headers, payload).await.map_err(failed)
 }
 
-async fn pipelined(jetstream: &jetstream::Context, subject: &str, messages: u32) -> Result<()> {
-    let mut window = VecDeque::with_capacity(WINDOW);
+async fn pipelined(
+    jetstream: &jetstream::Context,
+    subject: &str,
+    messages: u32,
+    in_flight: usize,
+) -> Result<()> {
+    let mut window = VecDeque::with_capacity(in_flight);
     for _ in 0..messages {
         window.push_back(send(jetstream, subject).await?);
-        if window.len() >= WINDOW
+        if window.len() >= in_flight
             && let Some(oldest) = window.pop_front()
         {
             oldest.await.map_err(failed)?;

@@ -30,9 +30,12 @@ struct Pages {
 
 impl Book {
     /// A handler begins. Whatever is out of order is noted. A handler whose delivery was taken
-    /// away is not counted, also when it had no time yet to notice.
+    /// away is not counted, also when it had no time yet to notice, or to begin.
     fn begin(&self, key: &str, number: usize, delivery: &Arc<Delivery>) {
         let mut pages = self.lock();
+        if delivery.is_lost() {
+            return;
+        }
         let ours = (number, Arc::downgrade(delivery));
         if let Some((other, theirs)) = pages.running.insert(key.to_owned(), ours)
             && theirs.upgrade().is_some_and(|theirs| !theirs.is_lost())
@@ -183,8 +186,9 @@ async fn handle(delivery: Delivery, book: Arc<Book>, takes: Duration, fails: boo
     book.begin(&key, number, &delivery);
     // The work: it takes some time, and stops when the delivery is taken away.
     let lost = tokio::select! {
-        () = tokio::time::sleep(takes) => false,
+        biased;
         () = delivery.lost() => true,
+        () = tokio::time::sleep(takes) => false,
     };
     book.end(&key, number, &delivery, !lost && !fails);
     // The book looks at a delivery only while it is locked and before its end.

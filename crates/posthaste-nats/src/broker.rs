@@ -178,7 +178,7 @@ fn capabilities(hub: &Hub, topic: Option<&TopicName>) -> Capabilities {
     can.deduplication_window = Some(hub.defaults.duplicate_window);
     can.max_message_bytes = Some(hub.client.max_payload().saturating_sub(convert::RESERVE));
     can.max_batch = 256;
-    can.max_flights = 4;
+    can.max_flights = 16;
     can.replay_window = Duration::from_secs(2);
     can.handover = Duration::from_secs(1);
     can.exact_attempts = version >= Version::EXACT_ATTEMPTS;

@@ -22,6 +22,8 @@ pub(super) struct Ticket {
     pub(super) cost: u32,
     /// The hash of the key while the key's other entries wait for this one.
     pub(super) key: Option<u64>,
+    /// Its caller publishes nothing else before it is stored.
+    pub(super) awaited: bool,
     /// An attempt may have stored it.
     pub(super) uncertain: bool,
     /// The topic was looked up again for it.

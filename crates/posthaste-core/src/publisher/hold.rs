@@ -32,6 +32,9 @@ pub(super) struct State {
     gate: KeyGate<Entry>,
     /// Flights that are out.
     out: usize,
+    /// The last batch had company, so that the next one waits until all who are ready have come.
+    /// The task makes up the batches then, and says when the crowd is over.
+    crowded: bool,
     /// The number of the flight that finds out what the topic is.
     scout: Option<u64>,
     /// Flights that only their callers poll.
@@ -55,6 +58,7 @@ impl State {
             waiting: VecDeque::new(),
             gate: KeyGate::default(),
             out: 0,
+            crowded: false,
             scout: None,
             loose: SmallVec::new(),
             adopted: Vec::new(),
@@ -78,11 +82,21 @@ impl State {
     pub(super) fn take_in(&mut self, entry: Entry, at_once: bool) -> Option<(u64, Cargo)> {
         let at_once = at_once && self.waiting.is_empty();
         let entry = self.offer(entry)?;
-        if at_once && self.has_room() {
+        if at_once && !self.crowded && self.has_room() {
             return Some(self.launch(Cargo::of(entry)));
         }
         self.waiting.push_back(entry);
         None
+    }
+
+    /// Whether nobody but the task may make up a batch.
+    pub(super) const fn is_crowded(&self) -> bool {
+        self.crowded
+    }
+
+    /// All who were ready have come: is there still a crowd?
+    pub(super) fn look_around(&mut self) {
+        self.crowded &= self.out > 0 || self.waiting.len() > 1;
     }
 
     /// The next batch: entries with equal options, in order.
@@ -90,9 +104,9 @@ impl State {
         if !self.has_room() {
             return None;
         }
-        let mut cargo = Cargo::of(self.waiting.pop_front()?);
-        // An unknown topic may turn out to be ordered: one entry finds out.
-        let most = if self.destination.is_some() { self.max_batch } else { 1 };
+        let first = self.waiting.pop_front()?;
+        let most = self.most(&first);
+        let mut cargo = Cargo::of(first);
         cargo.reserve(most.min(self.waiting.len() + 1));
         let mut bytes = cargo.bytes();
         while let Some(next) = self.waiting.front() {
@@ -103,7 +117,22 @@ impl State {
             }
             self.waiting.pop_front().into_iter().for_each(|entry| cargo.load(entry));
         }
+        self.crowded |= cargo.tickets.len() > 1;
         Some(self.launch(cargo))
+    }
+
+    /// How many entries may travel with that one.
+    fn most(&self, first: &Entry) -> usize {
+        if self.destination.is_none() {
+            // The topic may turn out to be ordered: one entry finds out.
+            return 1;
+        }
+        if !first.ticket.awaited {
+            return self.max_batch;
+        }
+        // Where a flight had more than its share of those who wait, the others would have nothing
+        // to carry: the broker rests while they publish again, and they while it stores.
+        self.max_batch.min(self.epochs.outstanding().div_ceil(self.max_flights))
     }
 
     /// Books what is resolved: the next ones of their keys may leave.

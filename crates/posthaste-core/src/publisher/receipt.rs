@@ -46,13 +46,7 @@ impl Receipt {
     }
 
     fn poll_outcome(&mut self, cx: &mut Context<'_>) -> Poll<Result<Confirmed>> {
-        if let Some(flight) = &mut self.flight
-            && Pin::new(flight).poll(cx).is_ready()
-        {
-            self.flight = None;
-        }
         Pin::new(&mut self.outcome).poll(cx).map(|outcome| {
-            self.flight = None;
             // Its flight ended with its runtime.
             outcome.unwrap_or_else(|_| {
                 let gone = Error::closed("the runtime ended before the broker answered");
@@ -71,6 +65,12 @@ impl Future for Receipt {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
+        if let Some(flight) = &mut this.flight {
+            // It carries this entry alone and keeps its deadline: before its end there is nothing
+            // to wait for, and nothing to be woken by.
+            std::task::ready!(Pin::new(flight).poll(cx));
+            this.flight = None;
+        }
         if let Poll::Ready(outcome) = this.poll_outcome(cx) {
             return Poll::Ready(outcome);
         }

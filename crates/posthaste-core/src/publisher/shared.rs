@@ -76,8 +76,10 @@ impl Future for Shared {
             self.try_poll()
         });
         let Some(polled) = polled else { return Poll::Pending };
-        // Those who came in between may have come too late for a wake-up of the work.
-        if holders.contended.swap(false, Ordering::SeqCst) || polled.is_ready() {
+        if polled.is_ready() {
+            holders.wake_others(cx.waker());
+        } else if holders.contended.swap(false, Ordering::SeqCst) {
+            // Those who came in between may have come too late for a wake-up of the work.
             holders.wake_all();
         }
         polled
@@ -93,10 +95,17 @@ impl Holders {
     }
 
     fn wake_all(&self) {
+        self.take().into_iter().for_each(Waker::wake);
+    }
+
+    /// Whoever saw the end by itself needs no wake-up for it.
+    fn wake_others(&self, own: &Waker) {
+        self.take().into_iter().filter(|waker| !waker.will_wake(own)).for_each(Waker::wake);
+    }
+
+    fn take(&self) -> SmallVec<[Waker; 2]> {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        let woken = std::mem::take(&mut *waiting);
-        drop(waiting);
-        woken.into_iter().for_each(Waker::wake);
+        std::mem::take(&mut *waiting)
     }
 }
 

@@ -51,6 +51,7 @@ impl Window {
             deadline,
             cost,
             key: None,
+            awaited: leave == Leave::Straight,
             uncertain: false,
             looked_again: false,
             last_error: None,

@@ -3,6 +3,10 @@
 //! While fewer than `max_flights` batches are out, a publish starts one at once and its caller
 //! polls it. Beyond that, entries queue and leave together when a flight lands. As soon as
 //! anything waits, the window's own task polls every flight too.
+//!
+//! Once a batch had several entries, those whom its landing wakes will publish again, one after
+//! the other. So the task lets them all come before it makes up the next batches: else the first of
+//! them would leave alone, and each small batch costs the broker and us as much as a large one.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -126,11 +130,13 @@ impl Window {
     pub(super) fn engage(self: &Arc<Self>, state: &mut State) {
         let loose = std::mem::take(&mut state.loose);
         state.adopted.extend(loose.into_iter().map(|(_, flight)| flight));
-        while let Some((number, cargo)) = state.load() {
-            let flight = flight::depart(Arc::clone(self), number, cargo);
-            state.adopted.push(flight);
+        if !state.is_crowded() {
+            while let Some((number, cargo)) = state.load() {
+                let flight = flight::depart(Arc::clone(self), number, cargo);
+                state.adopted.push(flight);
+            }
         }
-        if state.adopted.is_empty() {
+        if state.adopted.is_empty() && (state.waiting.is_empty() || !state.is_crowded()) {
             return;
         }
         if state.driven {
@@ -227,9 +233,18 @@ impl Window {
 async fn drive(window: Arc<Window>) {
     let mut flights = FuturesUnordered::new();
     loop {
+        let crowded = window.lock().is_crowded();
+        if crowded {
+            // Whoever is ready to publish does so before the next batch is made up.
+            tokio::task::yield_now().await;
+        }
         {
             let mut state = window.lock();
             flights.extend(state.adopted.drain(..));
+            state.look_around();
+            while let Some((number, cargo)) = state.load() {
+                flights.push(flight::depart(Arc::clone(&window), number, cargo));
+            }
             if flights.is_empty() && state.closed {
                 state.driven = false;
                 return;
@@ -238,7 +253,7 @@ async fn drive(window: Arc<Window>) {
         if flights.is_empty() {
             let idle = tokio::time::timeout(IDLE, window.changed.notified()).await.is_err();
             let mut state = window.lock();
-            if idle && state.adopted.is_empty() {
+            if idle && state.adopted.is_empty() && state.waiting.is_empty() {
                 state.driven = false;
                 return;
             }

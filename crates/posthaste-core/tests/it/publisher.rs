@@ -283,6 +283,38 @@ async fn close_ends_by_its_deadline_on_a_broker_that_does_not_answer() {
     assert_eq!((error.kind(), error.may_be_stored()), (ErrorKind::Closed, false));
 }
 
+/// Those whom a landing wakes travel together again, and no flight takes from the others what they
+/// could carry. Once there is no crowd any more, a message leaves at once.
+#[tokio::test(start_paused = true)]
+async fn a_crowd_travels_in_equal_shares() {
+    let script = Script::new(Layout::Plain);
+    script.limit(|can| can.max_flights = 4);
+    let publisher = script.bus().publisher("orders").unwrap();
+    publisher.publish_envelope(envelope("warm")).await.unwrap();
+    script.then(vec![Step::Wait; 1_000]);
+    let tasks = (0..16).map(|task| {
+        let publisher = publisher.clone();
+        tokio::spawn(async move {
+            for n in 0..20 {
+                publisher.publish_envelope(envelope(&format!("{task}-{n}"))).await.unwrap();
+            }
+        })
+    });
+    let tasks = tokio::spawn(join_all(tasks));
+    while !tasks.is_finished() {
+        script.gate.add_permits(1);
+        settle().await;
+    }
+    let sizes: Vec<_> = script.calls().iter().map(Vec::len).collect();
+    assert_eq!(sizes.iter().sum::<usize>(), 1 + 16 * 20);
+    // The first ones find nobody else, the last ones not enough.
+    let steady = &sizes[10..sizes.len() - 10];
+    assert!(steady.len() > 50 && steady.iter().all(|size| *size == 4), "{sizes:?}");
+    script.steps.lock().unwrap().clear();
+    let alone = publisher.publish_envelope(envelope("alone")).now_or_never();
+    assert_eq!(alone.expect("it waits for nobody").unwrap().id(), "alone");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_tasks_share_a_window_and_each_gets_its_own_outcome() {
     let script = Script::new(Layout::Plain);
