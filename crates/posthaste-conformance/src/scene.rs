@@ -193,6 +193,9 @@ impl Scene {
     ///
     /// # Errors
     /// Those of the adapter.
+    ///
+    /// # Cancel safety
+    /// That of the harness's `connect`.
     pub async fn broker(&self) -> Outcome<Arc<dyn Broker>> {
         Ok(self.instance.connect().await?)
     }
@@ -201,6 +204,9 @@ impl Scene {
     ///
     /// # Errors
     /// Those of the adapter.
+    ///
+    /// # Cancel safety
+    /// That of [`broker`](Self::broker).
     pub async fn bus(&self) -> Outcome<Bus> {
         Ok(Self::bus_over(self.broker().await?).build()?)
     }
@@ -209,6 +215,9 @@ impl Scene {
     ///
     /// # Errors
     /// Those of the adapter.
+    ///
+    /// # Cancel safety
+    /// That of [`broker`](Self::broker).
     pub async fn builder(&self) -> Outcome<BusBuilder> {
         Ok(Self::bus_over(self.broker().await?))
     }
@@ -222,6 +231,9 @@ impl Scene {
     ///
     /// # Errors
     /// Those of the adapter.
+    ///
+    /// # Cancel safety
+    /// That of the harness's `connect_through`.
     pub async fn bus_through(&self) -> Outcome<(Bus, Arc<dyn Link>)> {
         let (broker, link) = self.instance.connect_through().await?;
         Ok((Self::bus_over(broker).build()?, link))

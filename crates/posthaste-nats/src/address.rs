@@ -15,20 +15,37 @@ const OPTIONS: &str = "ca, cert, connect_timeout, creds, domain, duplicate_windo
 
 /// Reads `nats://login@host,host:port/?option=value`. No error shows the login.
 pub(crate) fn read(url: &str) -> Result<NatsConfig> {
-    let (scheme, rest) = url.split_once("://").ok_or_else(|| {
+    let missing = || {
         Error::invalid(
             "a NATS URL begins with nats:// or tls://, for example nats://localhost:4222",
         )
-    })?;
+    };
+    let (scheme, rest) = url.split_once("://").ok_or_else(missing)?;
     let tls = match scheme {
         // Which of the two transports is meant, the caller has seen.
         "nats" | "nats-core" => false,
         "tls" => true,
-        _ => {
+        _ if scheme.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte)) => {
             return Err(Error::invalid("the scheme of a NATS URL is nats, tls or nats-core")
-                .with_context("scheme", scheme.escape_debug()));
+                .with_context("scheme", scheme));
         }
+        // What is no scheme may be a login.
+        _ => return Err(missing()),
     };
+    read_rest(rest, tls).map_err(|error| {
+        let behind = rest.find(['/', '?', '#']).map_or("", |end| &rest[end..]);
+        if behind.contains('@') {
+            // A part of a password may stand where a host or an option was read.
+            return Error::invalid(
+                "the URL cannot be read; in a login, / ? and # are written %2F, %3F and %23",
+            );
+        }
+        error
+    })
+}
+
+/// Reads what is behind the scheme.
+fn read_rest(rest: &str, tls: bool) -> Result<NatsConfig> {
     let (rest, query) = rest.split_once('?').map_or((rest, ""), |(rest, query)| (rest, query));
     if query.contains('#') || rest.contains('#') {
         return Err(Error::invalid("a NATS URL has no fragment; write # as %23"));
@@ -181,6 +198,7 @@ fn duration(text: &str) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use posthaste_core::ErrorKind;
+    use proptest::prelude::*;
 
     use super::*;
 
@@ -242,6 +260,12 @@ mod tests {
             ("nats://us:SECRET@h?replicas=many", "replicas"),
             ("nats://us:SECRET@h?storage=tape", "storage"),
             ("nats://us:SECRET@h?tls_first=1", "tls_first"),
+            ("us:SECRET@nats://h", "nats://"),
+            ("nats://us:SECRET?x@h", "%3F"),
+            ("nats://us:x?SECRET@h", "%3F"),
+            ("nats://us:SECRET/x@h", "%2F"),
+            ("nats://us:SECRET#x@h", "%23"),
+            ("nats://us:a@SECRET?x@h", "%3F"),
         ];
         for (url, names) in cases {
             let error = read(url).expect_err(url);
@@ -272,5 +296,30 @@ mod tests {
         }
         let config = NatsConfig::new("h").nkey("SECRET");
         assert!(!format!("{config:?}").contains("SECRET"));
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_read_or_refused(text in "(nats|tls|nats-core|x)?(://)?\\PC{0,30}") {
+            if let Err(error) = read(&text) {
+                prop_assert_eq!(error.kind(), ErrorKind::Invalid);
+            }
+        }
+
+        #[test]
+        fn no_login_shows_however_it_is_written(
+            before in "[a-z%:@/?#& ]{0,6}",
+            behind in "[a-z%:@/?#& ]{0,6}",
+            options in "(\\?(nope|ping|name)=[a-z0-9]{0,3})?",
+        ) {
+            let shown = match read(&format!("nats://us:{before}SECRET{behind}@h{options}")) {
+                Ok(config) => format!("{config:?}"),
+                Err(error) => {
+                    prop_assert_eq!(error.kind(), ErrorKind::Invalid);
+                    format!("{error} {error:?}")
+                }
+            };
+            prop_assert!(!shown.contains("SECRET"), "{}", shown);
+        }
     }
 }
