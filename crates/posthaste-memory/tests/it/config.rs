@@ -3,6 +3,7 @@
 use posthaste_core::broker::{Broker, Publish, SendOptions};
 use posthaste_core::{ErrorKind, Promise, Support};
 use posthaste_memory::{MemoryBroker, MemoryConfig};
+use proptest::prelude::*;
 
 use crate::support::*;
 
@@ -85,4 +86,14 @@ async fn the_native_client_is_in_reach_and_binding_is_refused() {
     assert!(matches!(capabilities.promise(Promise::P34), Support::Refused(_)));
     let refused = Promise::ALL.iter().filter(|promise| !capabilities.promise(**promise).is_kept());
     assert_eq!(refused.count(), 1, "everything else is kept");
+}
+
+proptest! {
+    #[test]
+    fn any_url_is_read_or_refused(text in "(memory://)?[a-z]{0,4}(\\?)?\\PC{0,30}") {
+        if let Err(error) = MemoryConfig::from_url(&text) {
+            prop_assert_eq!(error.kind(), ErrorKind::Invalid);
+            prop_assert!(!error.to_string().contains('\n'));
+        }
+    }
 }
