@@ -26,6 +26,8 @@ use crate::version::Version;
 /// may wait for that. Beyond it the client makes them wait, and batches that wait for each other
 /// would never end: prefetch bounds them, and this is far above the sum of it.
 const MAX_ACK_INFLIGHT: usize = 1 << 20;
+/// How long capabilities are not looked at again where nothing is seen to have changed.
+const CAPABILITIES_LAST: Duration = Duration::from_secs(5);
 
 /// One connection and what is known behind it.
 pub(crate) struct Hub {
@@ -58,7 +60,15 @@ struct Topics {
     /// How often that changed.
     changes: u64,
     /// What follows from it, and from the server that was connected when it was asked for.
-    capabilities: HashMap<Option<TopicName>, (Moment, Arc<Capabilities>)>,
+    capabilities: HashMap<Option<TopicName>, Cached>,
+}
+
+#[derive(Debug)]
+struct Cached {
+    moment: Moment,
+    /// What the client knows of a server comes a moment after it is connected to it.
+    until: Instant,
+    found: Arc<Capabilities>,
 }
 
 /// What was found of a topic, or said of it.
@@ -151,17 +161,20 @@ impl Hub {
         find: impl FnOnce() -> Capabilities,
     ) -> Arc<Capabilities> {
         let (losses, connected) = self.link.state();
-        let topic = topic.cloned();
+        let (topic, at) = (topic.cloned(), Instant::now());
         let now = {
             let topics = self.topics();
             let now = Moment { changes: topics.changes, losses, connected };
             match topics.capabilities.get(&topic) {
-                Some((then, known)) if *then == now => return Arc::clone(known),
+                Some(kept) if kept.moment == now && at < kept.until => {
+                    return Arc::clone(&kept.found);
+                }
                 _ => now,
             }
         };
         let found = Arc::new(find());
-        self.topics().capabilities.insert(topic, (now, Arc::clone(&found)));
+        let kept = Cached { moment: now, until: at + CAPABILITIES_LAST, found: Arc::clone(&found) };
+        self.topics().capabilities.insert(topic, kept);
         found
     }
 

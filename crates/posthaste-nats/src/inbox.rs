@@ -18,6 +18,8 @@ use tokio::time::Instant;
 #[derive(Debug)]
 pub(crate) struct Inbox<S> {
     stream: Option<S>,
+    /// What is left of the one before.
+    before: Option<S>,
     arrival: Arc<Arrival>,
     waker: Waker,
     /// How many messages were read.
@@ -30,25 +32,46 @@ impl<S: Stream + Unpin> Inbox<S> {
     pub(crate) fn new(stream: S) -> Self {
         let arrival = Arrival::new();
         let waker = Waker::from(Arc::clone(&arrival));
-        Self { stream: Some(stream), arrival, waker, read: 0, first: None }
+        Self { stream: Some(stream), before: None, arrival, waker, read: 0, first: None }
     }
 
     /// Reads one message. Only as long as this is `Ready` there may be more.
     pub(crate) fn poll_next(&mut self, cx: &Context<'_>) -> Poll<Option<S::Item>> {
         self.arrival.task.register(cx.waker());
-        let Some(stream) = &mut self.stream else { return Poll::Ready(None) };
         let (woken, has_budget) = (self.arrival.take(), coop::has_budget_remaining());
-        let polled = stream.poll_next_unpin(&mut Context::from_waker(&self.waker));
+        let polled = self.poll_streams(has_budget);
         self.first = match &polled {
             // It was woken for what was read already: the next message is younger than that.
             Poll::Pending if has_budget => None,
             _ => self.first.or(woken),
         };
-        self.read += u64::from(matches!(polled, Poll::Ready(Some(_))));
+        self.read += u64::from(self.before.is_none() && matches!(polled, Poll::Ready(Some(_))));
         polled
     }
 
-    /// How many messages were read.
+    fn poll_streams(&mut self, has_budget: bool) -> Poll<Option<S::Item>> {
+        let mut cx = Context::from_waker(&self.waker);
+        if let Some(before) = &mut self.before {
+            match before.poll_next_unpin(&mut cx) {
+                Poll::Ready(None) => self.before = None,
+                // Nothing comes to it any more.
+                Poll::Pending if has_budget => self.before = None,
+                polled => return polled,
+            }
+        }
+        match &mut self.stream {
+            Some(stream) => stream.poll_next_unpin(&mut cx),
+            None => Poll::Ready(None),
+        }
+    }
+
+    /// Goes on with another stream, after what is left of this one.
+    pub(crate) fn replace(&mut self, stream: S) {
+        self.before = self.stream.replace(stream);
+        self.read = 0;
+    }
+
+    /// How many messages were read of the present stream.
     pub(crate) const fn read(&self) -> u64 {
         self.read
     }
@@ -100,6 +123,8 @@ impl Wake for Arrival {
 
 #[cfg(test)]
 mod tests {
+    use std::pin::Pin;
+
     use futures_util::stream;
     use tokio::sync::mpsc::{self, Sender};
 
@@ -107,9 +132,16 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    fn inbox() -> (Sender<u8>, Inbox<impl Stream<Item = u8> + Unpin>) {
+    type Numbers = Pin<Box<dyn Stream<Item = u8>>>;
+
+    fn numbers() -> (Sender<u8>, Numbers) {
         let (sender, mut receiver) = mpsc::channel(8);
-        (sender, Inbox::new(stream::poll_fn(move |cx| receiver.poll_recv(cx))))
+        (sender, Box::pin(stream::poll_fn(move |cx| receiver.poll_recv(cx))))
+    }
+
+    fn inbox() -> (Sender<u8>, Inbox<Numbers>) {
+        let (sender, numbers) = numbers();
+        (sender, Inbox::new(numbers))
     }
 
     async fn pass() -> Instant {
@@ -159,6 +191,21 @@ mod tests {
         pass().await;
         assert_eq!(inbox.poll_next(&cx), Poll::Ready(Some(1)));
         assert_eq!(inbox.since(), Some(sent));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_left_comes_before_what_replaces_it() {
+        let (sender, mut inbox) = inbox();
+        let cx = Context::from_waker(Waker::noop());
+        sender.try_send(1).unwrap();
+        assert_eq!(inbox.poll_next(&cx), Poll::Ready(Some(1)));
+        sender.try_send(2).unwrap();
+        let (other, fresh) = numbers();
+        other.try_send(3).unwrap();
+        inbox.replace(fresh);
+        assert_eq!(inbox.poll_next(&cx), Poll::Ready(Some(2)));
+        assert_eq!(inbox.poll_next(&cx), Poll::Ready(Some(3)));
+        assert_eq!((inbox.read(), inbox.poll_next(&cx)), (1, Poll::Pending));
     }
 
     #[tokio::test(start_paused = true)]

@@ -115,9 +115,14 @@ impl Flight<'_> {
     }
 
     async fn send_one(&self, at: usize, late: Pin<&mut Sleep>) -> Sent {
-        let (subject, headers, payload, id) = match self.message(&self.batch[at]) {
+        let envelope = &self.batch[at];
+        let id = match self.deduplicate {
+            true => Id::Asked,
+            false => Id::Own(self.hub.resends.number(self.to.topic.as_str(), envelope)),
+        };
+        let (subject, headers, payload) = match self.message(envelope, &id) {
             Ok(message) => message,
-            Err(error) => return Sent::Done(Err(error)),
+            Err(error) => return self.not_sent(at, &id, error),
         };
         let reply = self.answers.reply(at);
         let client = &self.hub.client;
@@ -127,26 +132,36 @@ impl Flight<'_> {
             sent = sending => match sent {
                 Ok(()) => Sent::Waits(id),
                 // Nothing was sent, so that nothing is stored.
-                Err(native) => Sent::Done(Err(error::send(native))),
+                Err(native) => self.not_sent(at, &id, error::send(native)),
             },
-            () = late => Sent::Done(Err(self.hub.link.down())),
+            () = late => self.not_sent(at, &id, self.hub.link.down()),
         }
     }
 
-    fn message(&self, envelope: &Envelope) -> Result<(Subject, HeaderMap, Bytes, Id)> {
+    #[cold]
+    fn not_sent(&self, at: usize, id: &Id, error: Error) -> Sent {
+        self.failed(at, id, false);
+        Sent::Done(Err(error))
+    }
+
+    /// A try failed: what may be stored keeps its id.
+    fn failed(&self, at: usize, id: &Id, may_be_stored: bool) {
+        if let Id::Own(number) = id {
+            let topic = self.to.topic.as_str();
+            self.hub.resends.failed(topic, &self.batch[at], *number, may_be_stored);
+        }
+    }
+
+    fn message(&self, envelope: &Envelope, id: &Id) -> Result<(Subject, HeaderMap, Bytes)> {
         let target = match &self.target {
             Some(target) => target.clone(),
             None => self.route.target(self.to.layout, self.to.layout.partition(envelope))?,
         };
         let mut headers = convert::headers(envelope)?;
-        let id = if self.deduplicate {
-            headers.insert(NATS_MESSAGE_ID, message_id(envelope.id())?);
-            Id::Asked
-        } else {
-            let number = self.hub.resends.number(self.to.topic.as_str(), envelope);
-            headers.insert(NATS_MESSAGE_ID, self.hub.resends.id(number));
-            Id::Own(number)
-        };
+        match id {
+            Id::Asked => headers.insert(NATS_MESSAGE_ID, message_id(envelope.id())?),
+            Id::Own(number) => headers.insert(NATS_MESSAGE_ID, self.hub.resends.id(*number)),
+        }
         let subject = match &self.schedule {
             Some(plan) => plan.apply(&self.to.topic, &target, &mut headers),
             None => target,
@@ -156,7 +171,7 @@ impl Flight<'_> {
         if convert::may_exceed(envelope, limit) {
             convert::check_size(convert::wire_size(&headers, &payload), limit)?;
         }
-        Ok((subject, headers, payload, id))
+        Ok((subject, headers, payload))
     }
 
     /// Awaits the confirmations.
@@ -190,10 +205,8 @@ impl Flight<'_> {
                 Answer::Unreadable => Err(error::unreadable()),
                 Answer::None => Err(self.unanswered()),
             };
-            if let (Err(error), Id::Own(number)) = (&outcome, id)
-                && error.may_be_stored()
-            {
-                self.hub.resends.keep(self.to.topic.as_str(), &self.batch[at], number);
+            if let Err(error) = &outcome {
+                self.failed(at, &id, error.may_be_stored());
             }
             outcomes.push(outcome);
         }
@@ -261,8 +274,8 @@ impl Flight<'_> {
 impl Drop for Flight<'_> {
     fn drop(&mut self) {
         for (at, sent) in self.sent.iter().enumerate() {
-            if let Sent::Waits(Id::Own(number)) = sent {
-                self.hub.resends.keep(self.to.topic.as_str(), &self.batch[at], *number);
+            if let Sent::Waits(id) = sent {
+                self.failed(at, id, true);
             }
         }
     }

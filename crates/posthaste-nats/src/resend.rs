@@ -28,12 +28,16 @@ pub(crate) struct Resends {
 }
 
 /// What makes the message id of one message, on this connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Number(u64);
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Number {
+    value: u64,
+    /// The outcome of an earlier try under it is unknown.
+    again: bool,
+}
 
 #[derive(Debug, Default)]
 struct Unknown {
-    numbers: HashMap<Key, (Number, Instant)>,
+    numbers: HashMap<Key, (u64, Instant)>,
 }
 
 /// What tells one message from another: where it goes, and who sent what.
@@ -62,22 +66,35 @@ impl Resends {
     pub(crate) fn number(&self, topic: &str, envelope: &Envelope) -> Number {
         let mut unknown = self.unknown();
         if !unknown.numbers.is_empty()
-            && let Some((number, since)) = unknown.numbers.remove(&Key::new(topic, envelope))
+            && let Some((value, since)) = unknown.numbers.remove(&Key::new(topic, envelope))
             && since.elapsed() < self.memory
         {
-            return number;
+            return Number { value, again: true };
         }
         drop(unknown);
-        Number(self.next.fetch_add(1, Ordering::Relaxed))
+        Number { value: self.next.fetch_add(1, Ordering::Relaxed), again: false }
     }
 
     /// The message id with that number.
-    pub(crate) fn id(&self, Number(number): Number) -> String {
-        format!("{}-{number:x}", self.prefix)
+    pub(crate) fn id(&self, number: Number) -> String {
+        format!("{}-{:x}", self.prefix, number.value)
     }
 
-    /// The message may be stored under that number: it keeps it for the next try.
-    pub(crate) fn keep(&self, topic: &str, envelope: &Envelope, number: Number) {
+    /// A try under that number failed, and may be stored or is known not to be. If the message
+    /// may be stored now, by this try or an earlier one, it keeps its number for the next one.
+    pub(crate) fn failed(
+        &self,
+        topic: &str,
+        envelope: &Envelope,
+        number: Number,
+        may_be_stored: bool,
+    ) {
+        if may_be_stored || number.again {
+            self.keep(topic, envelope, number.value);
+        }
+    }
+
+    fn keep(&self, topic: &str, envelope: &Envelope, number: u64) {
         let now = Instant::now();
         let mut unknown = self.unknown();
         if unknown.numbers.len() >= LIMIT {
@@ -111,17 +128,32 @@ mod tests {
     async fn only_what_is_unknown_keeps_its_id() {
         let resends = Resends::new(Duration::from_secs(120));
         let one = envelope("/a", "1");
+        let next = |topic: &str, envelope: &Envelope| resends.number(topic, envelope).value;
         let first = resends.number("orders", &one);
         // The same id again, after an outcome that was known: another message.
-        assert_ne!(resends.number("orders", &one), first);
-        resends.keep("orders", &one, first);
+        resends.failed("orders", &one, first, false);
+        assert_ne!(next("orders", &one), first.value);
+        resends.failed("orders", &one, first, true);
         // Another source, another topic, another id: other messages.
-        assert_ne!(resends.number("orders", &envelope("/b", "1")), first);
-        assert_ne!(resends.number("refunds", &one), first);
-        assert_ne!(resends.number("orders", &envelope("/a", "2")), first);
+        assert_ne!(next("orders", &envelope("/b", "1")), first.value);
+        assert_ne!(next("refunds", &one), first.value);
+        assert_ne!(next("orders", &envelope("/a", "2")), first.value);
         // The same: the same, once for each time that it was unknown.
-        assert_eq!(resends.number("orders", &one), first);
-        assert_ne!(resends.number("orders", &one), first);
+        assert_eq!(next("orders", &one), first.value);
+        assert_ne!(next("orders", &one), first.value);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_try_that_is_known_to_have_failed_says_nothing_of_an_earlier_one() {
+        let resends = Resends::new(Duration::from_secs(120));
+        let one = envelope("/a", "1");
+        let first = resends.number("orders", &one);
+        resends.failed("orders", &one, first, true);
+        for _ in 0..3 {
+            let again = resends.number("orders", &one);
+            assert_eq!(again.value, first.value);
+            resends.failed("orders", &one, again, false);
+        }
     }
 
     #[tokio::test(start_paused = true)]
@@ -129,9 +161,9 @@ mod tests {
         let resends = Resends::new(Duration::from_secs(120));
         let one = envelope("/a", "1");
         let first = resends.number("orders", &one);
-        resends.keep("orders", &one, first);
+        resends.failed("orders", &one, first, true);
         tokio::time::advance(Duration::from_secs(121)).await;
-        assert_ne!(resends.number("orders", &one), first);
+        assert_ne!(resends.number("orders", &one).value, first.value);
     }
 
     #[test]

@@ -9,9 +9,10 @@ use std::time::Duration;
 
 use async_nats::jetstream::consumer::Info;
 use async_nats::message::OutboundMessage;
-use async_nats::{Message, StatusCode, Subject, Subscriber};
+use async_nats::{Client, Message, StatusCode, Subject, Subscriber};
 use posthaste_core::broker::Lane;
 use posthaste_core::{Result, TopicName};
+use tokio::task::coop;
 use tokio::time::Instant;
 
 use crate::credit::Want;
@@ -38,6 +39,11 @@ const SILENCE: Duration = Duration::from_secs(5);
 const LOOK: Duration = Duration::from_millis(250);
 /// Shorter requests are not worth their cost.
 const SHORTEST_REQUEST: Duration = Duration::from_millis(20);
+/// A request that has brought nothing for so long is idle.
+const QUIET: Duration = Duration::from_millis(50);
+/// How long a source that ends waits for what comes. What trickles in for longer than that is no
+/// more than what may be on its way when its inbox ends.
+const LONGEST_END: Duration = Duration::from_millis(250);
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
@@ -69,6 +75,11 @@ pub(crate) struct Source {
     request_subject: Subject,
     inbox: Inbox<Subscriber>,
     inbox_name: String,
+    /// After a reconnect another inbox is opened: the server has begun to count anew what it sent
+    /// to the old one, and the client has not, so that it could not be ended any more.
+    reopening: Option<Boxed<Option<(String, Subscriber)>>>,
+    /// Since when it is coming to its end.
+    ending: Option<Instant>,
     /// When the server was last heard, or first asked.
     heard: Instant,
     /// When the last message came.
@@ -123,6 +134,8 @@ impl Source {
             request_subject: request_subject.into(),
             inbox: Inbox::new(inbox),
             inbox_name,
+            reopening: None,
+            ending: None,
             heard: now,
             busy: now,
             next_look: now,
@@ -186,7 +199,8 @@ impl Source {
                 && order.asks() == Some(false)
         });
         let rests = self.rests(tight) && now < self.next_look;
-        let paused = !matches!(self.state, State::Open) || !asks || rests;
+        let open = matches!(self.state, State::Open) && self.reopening.is_none();
+        let paused = !open || !asks || rests;
         let waiting = self.waiting;
         Want { outstanding, waiting, paused, lane: self.order.is_some() }
     }
@@ -196,6 +210,7 @@ impl Source {
     pub(crate) fn sweeps(&self) -> bool {
         let sweeping = |order: &Ordered| order.handle.is_live() && order.asks() == Some(true);
         matches!(self.state, State::Open)
+            && self.reopening.is_none()
             && self.pulls.outstanding() == 0
             && self.longest() >= SHORTEST_REQUEST
             && self.order.as_ref().is_some_and(sweeping)
@@ -296,14 +311,32 @@ impl Source {
     }
 
     /// Nothing that was asked will be answered any more.
-    pub(crate) fn cut_off(&mut self, now: Instant) {
+    pub(crate) fn cut_off(&mut self, client: &Client, now: Instant) {
         self.pulls.clear();
+        let client = client.clone();
+        self.reopening = Some(Box::pin(async move {
+            let name = client.new_inbox();
+            // An error means that the client has ended, which the link tells.
+            let messages = client.subscribe(format!("{name}.*")).await.ok()?;
+            Some((name, messages))
+        }));
         self.heard = now;
         self.failures = 0;
         if let State::Paused(_) | State::Checking(_) = self.state {
             self.state = State::Open;
         }
         self.begin_again();
+    }
+
+    /// Goes on with the inbox that is opened after a reconnect.
+    pub(crate) fn poll_reopening(&mut self, cx: &mut Context<'_>) {
+        let Some(reopening) = &mut self.reopening else { return };
+        let Poll::Ready(opened) = reopening.as_mut().poll(cx) else { return };
+        self.reopening = None;
+        if let Some((name, messages)) = opened {
+            self.inbox.replace(messages);
+            self.inbox_name = name;
+        }
     }
 
     /// On a lane: what was on its way may be lost, and has to come before all else.
@@ -314,15 +347,17 @@ impl Source {
     }
 
     /// Goes on to its end, after nothing is asked any more. A request that may still be answered
-    /// is waited for as long as messages come; an idle one is taken back.
+    /// is waited for as long as messages come, but not for long; an idle one is taken back.
     pub(crate) fn wind_up(&mut self, hub: &Arc<Hub>, now: Instant, connected: bool) {
         match self.state {
             State::Ended | State::Ending(_) => return,
             State::Open | State::Paused(_) | State::Checking(_) => {}
         }
+        self.ending.get_or_insert(now);
         if self.pulls.outstanding() == 0 || !connected {
             self.end();
-        } else if now >= self.quiet_at() {
+        } else if now >= self.quiet_at() && coop::has_budget_remaining() {
+            // With that, all that has come was read.
             let read = self.inbox.read();
             let Some(messages) = self.inbox.take() else { return self.end() };
             let ending = Ending {
@@ -337,9 +372,10 @@ impl Source {
         }
     }
 
-    /// When an idle request may be taken back.
+    /// When a request may be taken back.
     pub(crate) fn quiet_at(&self) -> Instant {
-        self.busy + Duration::from_millis(50)
+        let idle = self.busy + QUIET;
+        self.ending.map_or(idle, |since| idle.min(since + LONGEST_END))
     }
 
     pub(crate) fn end(&mut self) {

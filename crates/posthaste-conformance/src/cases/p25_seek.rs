@@ -112,10 +112,13 @@ async fn a_group_with_members_is_not_moved(scene: &Scene) -> Outcome {
 async fn a_group_without_members_is_moved_alone(scene: &Scene) -> Outcome {
     let bus = scene.bus().await?;
     handled(scene, &bus).await?;
-    let mut keeper = bus.subscribe(scene.topic()).group(scene.group("keeper")).start().await?;
-    handle(&mut keeper, 10, scene.patience()).await?;
+    let keeper = || bus.subscribe(scene.topic()).group(scene.group("keeper")).start();
+    let mut inbox = keeper().await?;
+    handle(&mut inbox, 10, scene.patience()).await?;
+    inbox.stop(scene.patience()).await?;
     bus.admin().seek(&scene.topic(), &scene.group("a"), Start::Earliest).await?;
-    nothing(&mut keeper, scene.quiet()).await?;
+    let mut inbox = keeper().await?;
+    nothing(&mut inbox, scene.quiet()).await?;
     comes(scene, &bus, (0..10).collect()).await
 }
 

@@ -53,7 +53,7 @@ pub async fn hunt(
         // the topics of the failed run are still there.
         match play(&case, &healthy, Pace::HASTY, seed.rotate_left(16)).await {
             Ok(()) => return Ok(Catch { case: case.path(), why: report.why }),
-            Err(_) => broken.push(case.path()),
+            Err(healthy) => broken.push(format!("{} ({})", case.path(), healthy.why)),
         }
     }
     let what = if broken.is_empty() {

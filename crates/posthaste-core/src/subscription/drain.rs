@@ -38,15 +38,20 @@ pub(super) async fn drain(ledger: &Ledger) -> usize {
     }
     let held = take_back(ledger);
     flush(ledger).await;
-    // What the driver has still to hand over gets its time even if the deadline has passed.
-    let last = ledger.lock().stop.unwrap_or_else(Instant::now) + ledger.last_call();
-    while !ended && Instant::now() < last {
-        match tokio::time::timeout_at(last, fetch(ledger)).await {
-            Ok(polled) => ended = has_ended(ledger, polled),
-            Err(_) => break,
-        }
+    // What the driver has still to hand over gets its time even if the deadline has passed, and
+    // half of it to come to rest: the other half is for what is given back.
+    let (deadline, last_call) =
+        (ledger.lock().stop.unwrap_or_else(Instant::now), ledger.last_call());
+    while !ended {
+        let time = if ledger.lock().fetching { last_call / 2 } else { last_call };
+        let polled = tokio::time::timeout_at(deadline + time, fetch(ledger)).await;
+        let Ok(polled) = polled else { break };
+        ended = has_ended(ledger, polled);
         ledger.give_back_all();
         flush(ledger).await;
+        if Instant::now() >= deadline + last_call {
+            break;
+        }
     }
     if std::mem::take(&mut ledger.lock().fetching) {
         // It did not come to rest: what is given back must not be sent to it.

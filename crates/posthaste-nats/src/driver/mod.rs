@@ -127,7 +127,7 @@ impl Driver {
             Ok(true) => {
                 // The server forgets every request with the connection.
                 let now = Instant::now();
-                self.sources.iter_mut().for_each(|source| source.cut_off(now));
+                self.sources.iter_mut().for_each(|source| source.cut_off(&self.client, now));
             }
             Err(error) => {
                 self.failure.get_or_insert(error);
@@ -151,6 +151,16 @@ impl Driver {
                 }
             }
         });
+    }
+
+    /// Nothing comes any more, also of what was asked for.
+    fn end_sources(&mut self) {
+        for mut source in self.sources.drain(..) {
+            source.end();
+            if let Some(order) = &source.order {
+                order.handle.close();
+            }
+        }
     }
 
     /// Wakes the poll when there is something to do by the clock. `Ready` if that is now.
@@ -211,11 +221,10 @@ impl SubscriptionDriver for Driver {
             if self.stopping {
                 let ended = self.sources.is_empty() && self.queue.is_empty();
                 if (ended && self.keepers.is_empty()) || self.failure.is_some() {
+                    self.end_sources();
                     return Poll::Ready(Ok(Polled::Stopped));
                 }
-                // Lanes come to rest by themselves, and keep for the next owner what they get.
-                let asks = self.sources.iter().any(|source| source.order.is_none());
-                if !asks && self.queue.is_empty() && !std::mem::replace(&mut self.quiet, true) {
+                if ended && !std::mem::replace(&mut self.quiet, true) {
                     return Poll::Ready(Ok(Polled::Quiet));
                 }
             } else if let Some(error) = self.failure.take() {
@@ -238,11 +247,7 @@ impl SubscriptionDriver for Driver {
 impl Drop for Driver {
     fn drop(&mut self) {
         self.wish(Wish::Drop);
-        for source in &self.sources {
-            if let Some(order) = &source.order {
-                order.handle.close();
-            }
-        }
+        self.end_sources();
     }
 }
 

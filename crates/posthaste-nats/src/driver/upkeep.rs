@@ -68,6 +68,7 @@ impl Driver {
                 // The end of a request did not come: it, or we, were forgotten.
                 self.suspect(at);
             }
+            self.sources[at].poll_reopening(cx);
             self.poll_state(cx, at, now);
             self.check_loss(cx, at);
             if self.stopping || self.sources[at].is_going() {

@@ -1,6 +1,7 @@
 //! A line to a server that takes its time, as between two data centres.
 
 use std::net::Ipv4Addr;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
@@ -12,6 +13,7 @@ use crate::server::Server;
 /// Relays one connection after the other, late. Ends when it is dropped.
 pub(crate) struct SlowLine {
     port: u16,
+    ways: Arc<Mutex<JoinSet<()>>>,
     _relay: JoinSet<()>,
 }
 
@@ -22,17 +24,24 @@ impl SlowLine {
         let port = listener.local_addr().expect("a bound socket").port();
         let address = server.url.trim_start_matches("nats://").to_owned();
         let mut relay = JoinSet::new();
+        let ways: Arc<Mutex<JoinSet<()>>> = Arc::default();
+        let open = Arc::clone(&ways);
         relay.spawn(async move {
-            let mut ways = JoinSet::new();
             while let Ok((near, _)) = listener.accept().await {
                 let far = TcpStream::connect(&address).await.expect("the server is there");
                 let ((near_read, near_write), (far_read, far_write)) =
                     (near.into_split(), far.into_split());
-                ways.spawn(pass_on(near_read, far_write, delay));
-                ways.spawn(pass_on(far_read, near_write, delay));
+                let mut open = open.lock().expect("nobody panics with it");
+                open.spawn(pass_on(near_read, far_write, delay));
+                open.spawn(pass_on(far_read, near_write, delay));
             }
         });
-        Self { port, _relay: relay }
+        Self { port, ways, _relay: relay }
+    }
+
+    /// Cuts every connection; new ones are taken.
+    pub(crate) fn cut(&self) {
+        self.ways.lock().expect("nobody panics with it").abort_all();
     }
 
     /// The server, by this line.

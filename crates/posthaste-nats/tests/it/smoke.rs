@@ -1,5 +1,6 @@
 //! The contract at a glance: publish, consume, every verdict, a restart.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use posthaste_core::broker::{
@@ -25,6 +26,7 @@ pub(crate) fn add(suite: &mut Suite) {
     suite.both("two_members_share_and_two_groups_do_not", two_members_share);
     suite.both("a_stop_gives_everything_back_at_once", a_stop_gives_everything_back);
     suite.both("a_stop_leaves_nothing_on_its_way", a_stop_leaves_nothing_on_its_way);
+    suite.both("a_stop_after_a_reconnect_leaves_nothing", a_stop_after_a_reconnect);
     suite.both("dead_letters_are_kept_listed_and_replayed", dead_letters);
     suite.both("a_topic_that_is_not_there_is_not_found", not_found);
     suite.private("subscriptions_resume_after_a_restart", subscriptions_resume);
@@ -187,6 +189,33 @@ async fn a_stop_leaves_nothing_on_its_way(server: Server) {
         next.stop().await;
     }
     assert!(met > 0, "no message came to a member that was stopped");
+}
+
+/// What a member gives back comes to the next one at once, also if the server has lost count of
+/// what it sent to the inbox.
+async fn a_stop_after_a_reconnect(server: Server) {
+    let line = SlowLine::to(&server, Duration::from_millis(1)).await;
+    let (broker, other) = (line.server(&server).connect().await, server.connect().await);
+    let name = fresh("reconnected");
+    let to = ensure(&other, TopicConfig::new(&name).group("g")).await;
+    let mut reader = Reader::start(&broker, request(&[&name], Some("g"))).await;
+    publish_numbers(&other, &to, 0..200).await;
+    reader.drain(200).await;
+    line.cut();
+    let back = |event: &DriverEvent| matches!(event, DriverEvent::Reconnected);
+    reader.until(|events| events.iter().any(back)).await;
+    publish_numbers(&other, &to, 200..201).await;
+    let held = reader.one().await;
+    let settler = Arc::clone(reader.settler());
+    reader.stop().await;
+    let release = [Settlement::new(held.token.clone(), Verdict::Release(parcel(&held)))];
+    settler.settle(&release, Confirmation::Sent).await.unwrap();
+    let mut next = Reader::start(&other, request(&[&name], Some("g"))).await;
+    let again = tokio::time::timeout(Duration::from_secs(10), next.one()).await;
+    let again = again.expect("it is held back by its lease");
+    if other.capabilities(None).exact_attempts {
+        assert_eq!(again.attempt.count, 2, "it went to nobody in between");
+    }
 }
 
 async fn dead_letters(server: Server) {
