@@ -310,16 +310,18 @@ impl Source {
         self.state = State::Paused(now + longest.mul_f64(fastrand::f64().mul_add(0.5, 0.5)));
     }
 
-    /// Nothing that was asked will be answered any more.
-    pub(crate) fn cut_off(&mut self, client: &Client, now: Instant) {
+    /// Nothing that was asked will be answered any more. The client is given once it is connected
+    /// again.
+    pub(crate) fn cut_off(&mut self, back: Option<&Client>, now: Instant) {
         self.pulls.clear();
-        let client = client.clone();
-        self.reopening = Some(Box::pin(async move {
-            let name = client.new_inbox();
-            // An error means that the client has ended, which the link tells.
-            let messages = client.subscribe(format!("{name}.*")).await.ok()?;
-            Some((name, messages))
-        }));
+        self.reopening = back.cloned().map(|client| -> Boxed<_> {
+            Box::pin(async move {
+                let name = client.new_inbox();
+                // An error means that the client has ended, which the link tells.
+                let messages = client.subscribe(format!("{name}.*")).await.ok()?;
+                Some((name, messages))
+            })
+        });
         self.heard = now;
         self.failures = 0;
         if let State::Paused(_) | State::Checking(_) = self.state {

@@ -126,8 +126,9 @@ impl Driver {
             Ok(false) => {}
             Ok(true) => {
                 // The server forgets every request with the connection.
-                let now = Instant::now();
-                self.sources.iter_mut().for_each(|source| source.cut_off(&self.client, now));
+                let (now, client) = (Instant::now(), &self.client);
+                let back = self.link.is_connected().then_some(client);
+                self.sources.iter_mut().for_each(|source| source.cut_off(back, now));
             }
             Err(error) => {
                 self.failure.get_or_insert(error);
