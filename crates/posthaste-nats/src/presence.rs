@@ -44,9 +44,11 @@ pub(crate) async fn announce(
             }
         };
         tokio::select! {
-            () = answering => {}
+            // First: once the member is gone, nobody hears of it any more.
+            biased;
             () = until.cancelled() => {}
             () = shared.closing() => {}
+            () = answering => {}
         }
     });
     Ok(gone.drop_guard())
