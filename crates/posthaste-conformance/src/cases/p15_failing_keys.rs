@@ -140,8 +140,10 @@ async fn a_key_waits_no_longer_than_it_may(scene: &Scene) -> Outcome {
     publish_each(&bus.publisher(scene.topic())?, vec![keyed("bad", 0)]).await?;
     let bound = Duration::from_millis(800);
     let mut inbox = member(scene, &bus).key_wait(bound).start().await?;
+    let first = one(&mut inbox, scene.patience()).await?;
     let begun = Instant::now();
-    let mut tries = 0;
+    first.nack(Nack::after(Duration::from_millis(200))).await?;
+    let mut tries = 1;
     loop {
         match timeout(scene.quiet() + bound, inbox.next()).await {
             Ok(Some(delivery)) => {

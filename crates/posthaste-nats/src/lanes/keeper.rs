@@ -27,6 +27,9 @@ use crate::source::Source;
 const DRAIN: Duration = Duration::from_secs(30);
 /// How many lanes are opened or claimed at once, so that the rest is not kept waiting.
 const AT_ONCE: usize = 16;
+/// After so many claims in a row that met another state than ours, and not one change that told of
+/// it, the records are not what the server has.
+const LOST_TRACK: u32 = 16;
 
 /// What the driver is told.
 #[derive(Debug)]
@@ -83,6 +86,7 @@ impl Keeper {
             owned: Arc::clone(&owned),
             validity: Arc::clone(&validity),
             synced: false,
+            conflicts: 0,
             closing: false,
             keeper: self,
         };
@@ -141,6 +145,8 @@ struct Work {
     validity: Arc<Validity>,
     /// The records are known as they are.
     synced: bool,
+    /// Claims in a row that met another state than the records show.
+    conflicts: u32,
     /// The connection is being closed.
     closing: bool,
 }
@@ -186,6 +192,10 @@ impl Work {
                 () = tokio::time::sleep(self.keeper.lasts / 8) => {}
             }
             self.act().await?;
+            if self.conflicts >= LOST_TRACK {
+                // A change passed us by: the records are read anew.
+                (self.conflicts, feed) = (0, None);
+            }
         }
     }
 
@@ -213,6 +223,7 @@ impl Work {
                     return;
                 }
                 *record = Record { owner, sequence, claimed: None };
+                self.conflicts = 0;
                 let ours = record.owner.as_deref() == Some(&*self.keeper.member);
                 if !ours && let Some(lost) = lock(&self.owned).remove(&lane) {
                     // Somebody found us gone. Nothing of it is ours from now on.
@@ -328,9 +339,13 @@ impl Work {
         let claimed: Vec<_> = join_all(claims).await;
         for (lane, claimed) in claimed {
             // Who was slower learns it from the feed, and so does who got no answer.
-            if let Ok(sequence) = claimed {
-                let owner = Some(self.keeper.member.clone());
-                self.records[lane] = Record { owner, sequence, claimed: Some(term) };
+            match claimed {
+                Ok(sequence) => {
+                    let owner = Some(self.keeper.member.clone());
+                    self.records[lane] = Record { owner, sequence, claimed: Some(term) };
+                }
+                Err(error) if error.kind() == ErrorKind::Conflict => self.conflicts += 1,
+                Err(_) => {}
             }
         }
     }

@@ -20,9 +20,9 @@ use tokio::time::Instant;
 
 use crate::error::{self, BROKER};
 use crate::hub::Hub;
+use crate::names;
 use crate::reply::Delivered;
 use crate::settle::PROGRESS;
-use crate::{names, topology};
 
 /// Who owns a lane.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -150,10 +150,13 @@ impl Store {
         let _ = tokio::time::timeout(self.patience, asked).await;
     }
 
-    /// Removes what is left of a member that is gone.
+    /// Removes what is left of a member that is gone. Not by a purge of its subject: nats-server
+    /// 2.9.10 moves whoever follows the records to the end then, past what they have not read.
     pub(crate) async fn bury(&self, member: &str) -> Result<()> {
-        let subject = self.member_subject(member);
-        topology::purge(&self.hub, &self.stream, &subject).await.map(drop)
+        let Some(sequence) = self.heartbeat_of(member).await? else { return Ok(()) };
+        let body = json!({ "seq": sequence, "no_erase": true });
+        let subject = format!("STREAM.MSG.DELETE.{}", self.stream);
+        self.hub.api.ask::<serde_json::Value>(&subject, &body).await.map(drop)
     }
 
     /// Begins to follow all changes, from what is now.
