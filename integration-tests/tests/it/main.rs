@@ -16,17 +16,12 @@
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a test binary talks to a person")]
 
-mod brokers;
-mod memory;
-mod nats;
-mod nats_mistakes;
 mod ran;
-mod record;
-mod roles;
 mod trials;
 
 use std::process::ExitCode;
 
+use integration_tests::{brokers, roles};
 use libtest_mimic::Arguments;
 use posthaste_conformance::fault;
 

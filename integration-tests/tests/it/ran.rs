@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::brokers::Missing;
-use crate::record;
+use integration_tests::brokers::Missing;
+use integration_tests::record;
 
 /// The brokers of which at least one case ran to its end, by name.
 #[derive(Debug, Clone, Default)]

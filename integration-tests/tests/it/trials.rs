@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
+use integration_tests::brokers::{Found, Missing, variable};
 use libtest_mimic::{Failed, Trial};
 use posthaste_conformance::sabotage::{self, Mutant};
 use posthaste_conformance::{Case, Feature, Harness, Kind, Pace, Refusing, cases, play};
 
-use crate::brokers::{Found, Missing, variable};
 use crate::ran::Ran;
 
 /// Everything that can be run.

@@ -12,22 +12,25 @@ use crate::{memory, nats};
 
 /// A broker that answers, and what it can do.
 #[derive(Debug, Clone)]
-pub(crate) struct Found {
-    pub(crate) harness: Arc<dyn Harness>,
-    pub(crate) can: Arc<Capabilities>,
+pub struct Found {
+    /// How it is reached, and broken.
+    pub harness: Arc<dyn Harness>,
+    /// What it can do for topics in general.
+    pub can: Arc<Capabilities>,
 }
 
 /// A broker that is not there.
 #[derive(Debug, Clone)]
-pub(crate) struct Missing {
+pub struct Missing {
     /// What it is called on the command line.
-    pub(crate) id: String,
-    pub(crate) why: String,
+    pub id: String,
+    /// Why it is not there.
+    pub why: String,
     /// Whether it was named as one that must not be missing.
-    pub(crate) required: bool,
+    pub required: bool,
 }
 
-/// What this binary knows: the id, and how to get a harness.
+/// What is known here: the id, and how to get a harness.
 type Known = (&'static str, fn() -> std::result::Result<Arc<dyn Harness>, String>);
 
 const KNOWN: &[Known] = &[
@@ -37,7 +40,8 @@ const KNOWN: &[Known] = &[
 ];
 
 /// Looks for every broker that is asked for.
-pub(crate) fn find() -> (Vec<Found>, Vec<Missing>) {
+#[must_use]
+pub fn find() -> (Vec<Found>, Vec<Missing>) {
     let only = variable("POSTHASTE_ONLY");
     let required = variable("POSTHASTE_REQUIRE_BROKERS").unwrap_or_default();
     let required: Vec<&str> =
@@ -59,7 +63,7 @@ pub(crate) fn find() -> (Vec<Found>, Vec<Missing>) {
     // A name that nothing here has is missing as well.
     let asked = required.iter().copied().chain(only.as_deref());
     for name in asked.filter(|name| !KNOWN.iter().any(|(id, _)| is_called(id, name))) {
-        let why = "this binary has no such broker".to_owned();
+        let why = "there is no such broker here".to_owned();
         missing.push(Missing { id: name.to_owned(), why, required: true });
     }
     (found, missing)
@@ -87,7 +91,22 @@ fn probe(harness: Arc<dyn Harness>) -> std::result::Result<Found, String> {
     Ok(Found { harness, can })
 }
 
+/// The broker of that name.
+///
+/// # Errors
+/// Why it is not there, or that there is no such broker.
+pub fn one(name: &str) -> std::result::Result<Found, String> {
+    match KNOWN.iter().find(|(id, _)| is_called(id, name)) {
+        Some((_, harness)) => harness().and_then(probe),
+        None => {
+            let known: Vec<&str> = KNOWN.iter().map(|(id, _)| *id).collect();
+            Err(format!("there is no broker `{name}` here, but {}", known.join(", ")))
+        }
+    }
+}
+
 /// The value of an environment variable; empty counts as unset.
-pub(crate) fn variable(name: &str) -> Option<String> {
+#[must_use]
+pub fn variable(name: &str) -> Option<String> {
     env::var(name).ok().filter(|value| !value.is_empty())
 }

@@ -15,7 +15,8 @@ pub(crate) struct Record {
 }
 
 /// `target/brokers` of this workspace.
-pub(crate) fn dir() -> PathBuf {
+#[must_use]
+pub fn dir() -> PathBuf {
     let package = Path::new(env!("CARGO_MANIFEST_DIR"));
     package.parent().unwrap_or(package).join("target").join("brokers")
 }

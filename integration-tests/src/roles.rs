@@ -1,4 +1,4 @@
-//! This binary once more, as a process that a case kills.
+//! These programs once more, as a process that a case kills.
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -10,7 +10,9 @@ use crate::brokers::variable;
 use crate::nats;
 
 /// Plays the role until the process is killed.
-pub(crate) fn play(role: &str) -> ExitCode {
+#[expect(clippy::print_stderr, reason = "what fails here is read by a person")]
+#[must_use]
+pub fn play(role: &str) -> ExitCode {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let played = runtime.map_err(|error| Error::invalid("no runtime").with_source(error)).and_then(

@@ -1,0 +1,11 @@
+//! The brokers of this workspace as the conformance suite sees them: who is there, how it is
+//! reached, and how it is broken.
+//!
+//! Two programs use it: the suite, `tests/it`, and the long fault run, `src/bin/faults`.
+
+pub mod brokers;
+mod memory;
+mod nats;
+mod nats_mistakes;
+pub mod record;
+pub mod roles;
