@@ -206,9 +206,12 @@ pub(crate) fn repeated(
     window: Duration,
 ) -> usize {
     // Settling takes a moment after handling has ended.
-    let window = window + Duration::from_millis(500);
+    let window = window.saturating_add(Duration::from_millis(500));
+    let shortly_before = |time: Instant, at: Instant| {
+        at.checked_duration_since(time).is_some_and(|before| before <= window)
+    };
     let excused = |times: &[Instant]| {
-        times.iter().any(|time| breaks.iter().any(|at| *time <= *at && *at <= *time + window))
+        times.iter().any(|time| breaks.iter().any(|at| shortly_before(*time, *at)))
     };
     handled.values().filter(|times| times.len() > 1 && !excused(times)).count()
 }

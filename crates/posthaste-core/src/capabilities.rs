@@ -139,7 +139,8 @@ pub struct Capabilities {
     pub max_batch: usize,
     /// How many batches of one topic may be in flight at once.
     pub max_flights: usize,
-    /// After an outage, settlements that were made at most this long before it may come again.
+    /// After an outage, settlements that were made at most this long before it may come again;
+    /// [`Duration::MAX`] where the broker gives no bound.
     pub replay_window: Duration,
     /// After a stop has returned, released messages are visible to others within this time.
     pub handover: Duration,

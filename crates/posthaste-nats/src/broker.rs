@@ -179,7 +179,8 @@ fn capabilities(hub: &Hub, topic: Option<&TopicName>) -> Capabilities {
     can.max_message_bytes = Some(hub.client.max_payload().saturating_sub(convert::RESERVE));
     can.max_batch = 256;
     can.max_flights = 16;
-    can.replay_window = Duration::from_secs(2);
+    can.replay_window =
+        if version.keeps_positions() { Duration::from_secs(2) } else { Duration::MAX };
     can.handover = Duration::from_secs(1);
     can.exact_attempts = version >= Version::EXACT_ATTEMPTS;
     if version < Version::SCHEDULES {

@@ -21,10 +21,24 @@ impl Version {
     /// (nats-server 2.9.10 and 2.10.12, `loopAndGatherMsgs` and `getNextMsg` in
     /// `server/consumer.go`; put right in 2.10.15).
     pub(crate) const EXACT_ATTEMPTS: Self = Self(2, 10, 15);
+    /// The first of two lines that write a consumer's position to a file of its own and then put it
+    /// in the place of the last one. Older servers write over the last one: who is stopped or
+    /// killed in the midst of it finds an empty file at the next start and begins the group anew
+    /// (nats-server 2.9.10, 2.11.10 and 2.12.0, `writeState` and `Stop` of `consumerFileStore` in
+    /// `server/filestore.go`).
+    const SAFE_POSITIONS: Self = Self(2, 11, 11);
+    /// The second one.
+    const SAFE_POSITIONS_AGAIN: Self = Self(2, 12, 1);
     /// Messages have a time to live of their own, or none.
     pub(crate) const MESSAGE_TTL: Self = Self(2, 11, 0);
     /// Messages are stored for later.
     pub(crate) const SCHEDULES: Self = Self(2, 12, 0);
+
+    /// Whether a group finds its place again after any end of the server.
+    pub(crate) fn keeps_positions(self) -> bool {
+        let first = Self::SAFE_POSITIONS..Self::SCHEDULES;
+        first.contains(&self) || self >= Self::SAFE_POSITIONS_AGAIN
+    }
 
     /// Reads the version a server names. What cannot be read is taken for the oldest.
     pub(crate) fn read(text: &str) -> Self {
@@ -63,5 +77,11 @@ mod tests {
         assert!(Version::read("2.10.27") >= Version::METADATA);
         assert!(Version::read("2.10.9") < Version::EXACT_ATTEMPTS);
         assert!(Version::read("2.15.2") >= Version::SCHEDULES);
+        for safe in ["2.11.11", "2.11.17", "2.12.1", "2.15.2"] {
+            assert!(Version::read(safe).keeps_positions(), "{safe}");
+        }
+        for unsafe_ in ["2.9.10", "2.11.10", "2.12.0"] {
+            assert!(!Version::read(unsafe_).keeps_positions(), "{unsafe_}");
+        }
     }
 }
