@@ -4,16 +4,16 @@
 //! are three secured configurations beside the open one.
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpStream, ToSocketAddrs};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nkeys::KeyPair;
 use serde_json::Value;
 
-use super::table::{Answer, Launch, Site};
+use super::launch::{Answer, Launch, Program, Site};
+use super::probe::{self, Probed, Target};
 use super::{credentials, secrets};
 use crate::failure::{Context, Result, fail};
 
@@ -84,22 +84,61 @@ pub(crate) fn with_token(site: &Site<'_>) -> Result<Launch> {
     start(site, "nats", &config, None, BTreeMap::from([("token".to_owned(), file)]))
 }
 
-/// Asks a server for its `INFO` line, and for a `PONG` where no login is needed for that.
-pub(crate) fn probe(url: &str, limit: Duration) -> std::result::Result<Answer, String> {
-    let address = host_and_port(url).ok_or("the URL has no host")?;
-    let silent = |error: std::io::Error| format!("{address}: {error}");
-    let targets = address.to_socket_addrs().map_err(silent)?;
-    let mut stream = Err(format!("{address}: no such host"));
-    for target in targets {
-        stream = TcpStream::connect_timeout(&target, limit).map_err(silent);
-        if stream.is_ok() {
-            break;
+/// Three servers with one JetStream; the first is the server of the record.
+pub(crate) fn three(site: &Site<'_>) -> Result<Launch> {
+    let &[a, b, c, x, y, z] = site.ports else { return fail("three nodes take six ports") };
+    let mut nodes = Vec::new();
+    for (number, port, route) in [(2, b, y), (3, c, z), (1, a, x)] {
+        let config = format!(
+            "listen: \"127.0.0.1:{port}\"
+server_name: \"node{number}\"
+jetstream {{ store_dir: {} }}
+cluster {{
+  name: posthaste
+  listen: \"127.0.0.1:{route}\"
+  routes: [ \"nats://127.0.0.1:{x}\", \"nats://127.0.0.1:{y}\", \"nats://127.0.0.1:{z}\" ]
+}}
+",
+            quoted_path(&site.state.join(format!("jetstream{number}"))),
+        );
+        let path = site.state.join(format!("node{number}.conf"));
+        secrets::write_private(&path, &config)?;
+        let args = ["-c".to_owned(), path.display().to_string()];
+        nodes.push(Program::new(site.installed, args).role(format!("node{number}")));
+    }
+    let Some(server) = nodes.pop() else { return fail("NATS has no node") };
+    let url = [a, b, c].map(|port| format!("nats://127.0.0.1:{port}")).join(",");
+    Ok(Launch { others: nodes, ..Launch::open(server, url) })
+}
+
+/// Asks each server of a cluster, and whether JetStream has a leader.
+pub(crate) fn probe_cluster(target: &Target<'_>, limit: Duration) -> Probed<Answer> {
+    let mut answer = Answer { version: None };
+    for address in target.addresses(4222)? {
+        let silent = |error: std::io::Error| format!("{address}: {error}");
+        answer = probe(&Target::of_url(&address), limit)?;
+        let mut reader = BufReader::new(probe::connect(&address, limit)?);
+        line(&mut reader).map_err(silent)?;
+        let ask = b"CONNECT {\"verbose\":false}\r\nSUB answer 1\r\n\
+            PUB $JS.API.STREAM.NAMES answer 0\r\n\r\n";
+        reader.get_mut().write_all(ask).map_err(silent)?;
+        let mut said = line(&mut reader).map_err(silent)?;
+        while said.starts_with("PING") || said.starts_with("INFO") {
+            said = line(&mut reader).map_err(silent)?;
+        }
+        let names = line(&mut reader).map_err(silent)?;
+        if !said.starts_with("MSG ") || names.contains("\"error\"") {
+            return Err(format!("{address}: JetStream says {}", probe::first_line(&names)));
         }
     }
-    let stream = stream?;
-    stream.set_read_timeout(Some(limit)).map_err(silent)?;
-    stream.set_write_timeout(Some(limit)).map_err(silent)?;
-    let mut reader = BufReader::new(stream);
+    Ok(answer)
+}
+
+/// Asks a server for its `INFO` line, and for a `PONG` where no login is needed for that.
+pub(crate) fn probe(target: &Target<'_>, limit: Duration) -> Probed<Answer> {
+    let address = target.address(4222)?;
+    let silent = |error: std::io::Error| format!("{address}: {error}");
+    let mut reader = BufReader::new(probe::connect(&address, limit)?);
     let first = line(&mut reader).map_err(silent)?;
     let info = parse_info(&first).ok_or_else(|| format!("{address} does not speak NATS"))?;
     if !info.jetstream {
@@ -113,7 +152,7 @@ pub(crate) fn probe(url: &str, limit: Duration) -> std::result::Result<Answer, S
             return Err(format!("{address} answered a PING with {}", pong.trim_end()));
         }
     }
-    Ok(Answer { version: info.version })
+    Ok(Answer::of(info.version))
 }
 
 /// What the `INFO` line of a server says.
@@ -133,21 +172,6 @@ fn parse_info(line: &str) -> Option<Info> {
         jetstream: is("jetstream"),
         closed: is("auth_required") || is("tls_required") || is("tls_verify"),
     })
-}
-
-/// `host:port` of the first server in a NATS URL or a list of them.
-fn host_and_port(url: &str) -> Option<String> {
-    let first = url.split(',').next()?.trim();
-    let rest = first.split_once("://").map_or(first, |(_, rest)| rest);
-    let authority = rest.split(['/', '?', '#']).next()?;
-    let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
-    if host.is_empty() {
-        return None;
-    }
-    let has_port = host.rsplit_once(':').is_some_and(|(before, port)| {
-        !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit()) && !before.is_empty()
-    });
-    Some(if has_port { host.to_owned() } else { format!("{host}:4222") })
 }
 
 /// A line of at most 64 KiB; a server that sends more is not a NATS server.
@@ -175,12 +199,9 @@ jetstream {{ store_dir: {} }}
         quoted_path(&site.state.join("jetstream")),
     );
     secrets::write_private(&path, &config)?;
-    Ok(Launch {
-        args: vec![OsString::from("-c"), path.into_os_string()],
-        url: format!("{scheme}://127.0.0.1:{port}"),
-        user: user.map(str::to_owned),
-        files,
-    })
+    let server = Program::new(site.installed, ["-c".to_owned(), path.display().to_string()]);
+    let launch = Launch::open(server, format!("{scheme}://127.0.0.1:{port}"));
+    Ok(Launch { user: user.map(str::to_owned), files, ..launch })
 }
 
 fn tls_block(tls: &secrets::Certificates, verify_clients: bool) -> String {
@@ -218,17 +239,6 @@ mod tests {
     use std::net::TcpListener;
 
     #[test]
-    fn the_address_is_read_from_any_form_of_url() {
-        let read = |url: &str| host_and_port(url);
-        assert_eq!(read("nats://127.0.0.1:4333").as_deref(), Some("127.0.0.1:4333"));
-        assert_eq!(read("tls://me:p%40ss@broker:4333/x").as_deref(), Some("broker:4333"));
-        assert_eq!(read("nats://a:1,nats://b:2").as_deref(), Some("a:1"));
-        assert_eq!(read("localhost").as_deref(), Some("localhost:4222"));
-        assert_eq!(read("nats://[::1]:4333").as_deref(), Some("[::1]:4333"));
-        assert_eq!(read("nats://"), None);
-    }
-
-    #[test]
     fn an_info_line_says_version_jetstream_and_whether_it_is_closed() {
         let line = r#"INFO {"version":"2.15.2","jetstream":true,"tls_required":true}"#;
         let info = Info { version: "2.15.2".to_owned(), jetstream: true, closed: true };
@@ -257,26 +267,21 @@ mod tests {
         url
     }
 
-    #[test]
-    fn ready_is_info_with_jetstream_and_a_pong() {
-        let limit = Duration::from_secs(5);
-        let good = "INFO {\"version\":\"2.9.10\",\"jetstream\":true}\r\n";
-        assert_eq!(probe(&fake(good, "PONG\r\n"), limit).unwrap().version, "2.9.10");
-        assert!(probe(&fake(good, "-ERR 'no'\r\n"), limit).unwrap_err().contains("-ERR"));
-        let plain = "INFO {\"version\":\"2.9.10\"}\r\n";
-        assert!(probe(&fake(plain, "PONG\r\n"), limit).unwrap_err().contains("JetStream"));
-        let http = "HTTP/1.1 400 Bad Request\r\n";
-        assert!(probe(&fake(http, ""), limit).unwrap_err().contains("does not speak NATS"));
-        let login = "INFO {\"version\":\"2.9.10\",\"jetstream\":true,\"auth_required\":true}\r\n";
-        assert!(probe(&fake(login, ""), limit).is_ok());
+    fn ask(url: &str) -> Probed<Answer> {
+        probe(&Target::of_url(url), Duration::from_secs(5))
     }
 
     #[test]
-    fn nothing_listening_is_an_answer_too() {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let url = format!("nats://{}", listener.local_addr().unwrap());
-        drop(listener);
-        assert!(probe(&url, Duration::from_secs(5)).is_err());
+    fn ready_is_info_with_jetstream_and_a_pong() {
+        let good = "INFO {\"version\":\"2.9.10\",\"jetstream\":true}\r\n";
+        assert_eq!(ask(&fake(good, "PONG\r\n")).unwrap(), Answer::of("2.9.10"));
+        assert!(ask(&fake(good, "-ERR 'no'\r\n")).unwrap_err().contains("-ERR"));
+        let plain = "INFO {\"version\":\"2.9.10\"}\r\n";
+        assert!(ask(&fake(plain, "PONG\r\n")).unwrap_err().contains("JetStream"));
+        let http = "HTTP/1.1 400 Bad Request\r\n";
+        assert!(ask(&fake(http, "")).unwrap_err().contains("does not speak NATS"));
+        let login = "INFO {\"version\":\"2.9.10\",\"jetstream\":true,\"auth_required\":true}\r\n";
+        assert!(ask(&fake(login, "")).is_ok());
     }
 
     #[test]

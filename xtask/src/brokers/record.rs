@@ -1,6 +1,8 @@
 //! What `up` started, as one file per broker: `target/brokers/<id>.json`.
 //!
 //! Tests, faults and benchmarks read these files; the names of the fields are theirs to rely on.
+//! `program`, `args`, `env` and `folder` are the whole of how the server was started: who killed
+//! it can start the same again, on the same data.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -22,19 +24,16 @@ pub(crate) struct Record {
     pub(crate) version: String,
     /// Where clients connect. It holds no password.
     pub(crate) url: String,
-    /// The server's executable, for tests that start an instance of their own.
-    pub(crate) program: PathBuf,
-    /// The arguments it was started with.
-    pub(crate) args: Vec<String>,
-    pub(crate) pid: u32,
-    /// When the process started, as the system counts it: with `pid` and `program` it tells this
-    /// process from a later one of the same number.
-    pub(crate) started: String,
+    /// The process that is the broker; of several nodes the first. Its fields stand beside ours.
+    #[serde(flatten)]
+    pub(crate) server: Process,
+    /// Further processes: nodes, or helpers that the server needs. They were started before it in
+    /// this order, and are stopped after it in the reverse one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) others: Vec<Process>,
     pub(crate) ports: Vec<u16>,
     /// Data and configuration; deleted by `down`.
     pub(crate) state: PathBuf,
-    /// Standard output and error of the server.
-    pub(crate) log: PathBuf,
     /// The user name of a login by password; the password is in `files.password`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) user: Option<String>,
@@ -45,7 +44,35 @@ pub(crate) struct Record {
     pub(crate) keep: bool,
 }
 
+/// One process of a broker, and how it was started.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Process {
+    /// What it is for its broker: `server`, `epmd`, `node2`.
+    pub(crate) role: String,
+    /// What was executed, for tests that start an instance of their own. The process may have
+    /// become another program since.
+    pub(crate) program: PathBuf,
+    /// The arguments it was started with.
+    pub(crate) args: Vec<String>,
+    /// Variables beside those that it inherits.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) env: BTreeMap<String, String>,
+    /// The folder it was started in.
+    pub(crate) folder: PathBuf,
+    pub(crate) pid: u32,
+    /// When the process started, as the system counts it: with `pid` it tells this process from a
+    /// later one of the same number.
+    pub(crate) started: String,
+    /// Its standard output and error.
+    pub(crate) log: PathBuf,
+}
+
 impl Record {
+    /// Every process, in the order in which they were started.
+    pub(crate) fn processes(&self) -> impl DoubleEndedIterator<Item = &Process> {
+        self.others.iter().chain([&self.server])
+    }
+
     /// Reads the record of `id` in `dir`; `None` when there is none.
     pub(crate) fn read(dir: &Path, id: &str) -> Result<Option<Self>> {
         let path = file(dir, id);
@@ -105,19 +132,29 @@ pub(crate) fn file(dir: &Path, id: &str) -> PathBuf {
 mod tests {
     use super::*;
 
+    fn process(role: &str, pid: u32) -> Process {
+        Process {
+            role: role.to_owned(),
+            program: "nats-server".into(),
+            args: vec!["-c".to_owned(), "server.conf".to_owned()],
+            env: BTreeMap::new(),
+            folder: "state".into(),
+            pid,
+            started: "123".to_owned(),
+            log: "server.log".into(),
+        }
+    }
+
     fn sample() -> Record {
         Record {
             id: "nats@2.9".to_owned(),
             name: "nats".to_owned(),
             version: "2.9.10".to_owned(),
             url: "nats://127.0.0.1:4222".to_owned(),
-            program: "nats-server".into(),
-            args: vec!["-c".to_owned(), "server.conf".to_owned()],
-            pid: 7,
-            started: "123".to_owned(),
+            server: process("server", 7),
+            others: Vec::new(),
             ports: vec![4222],
             state: "state".into(),
-            log: "server.log".into(),
             user: None,
             files: BTreeMap::new(),
             keep: true,
@@ -130,6 +167,8 @@ mod tests {
         fs::create_dir_all(&dir).unwrap();
         let mut record = sample();
         record.files.insert("ca".to_owned(), "ca.pem".into());
+        record.others.push(process("node2", 8));
+        record.server.env.insert("A".to_owned(), "b".to_owned());
         record.write(&dir).unwrap();
         assert_eq!(Record::read(&dir, "nats@2.9").unwrap(), Some(record));
         assert_eq!(Record::read(&dir, "nats").unwrap(), None);
@@ -145,9 +184,11 @@ mod tests {
     #[test]
     fn the_fields_that_tests_read_are_there() {
         let json = serde_json::to_value(sample()).unwrap();
-        for field in ["id", "name", "version", "url", "program", "args", "pid", "started", "log"] {
+        for field in ["id", "name", "version", "url", "program", "args", "folder", "pid", "log"] {
             assert!(json.get(field).is_some(), "{field}");
         }
-        assert!(json.get("user").is_none() && json.get("files").is_none());
+        for field in ["user", "files", "env", "others"] {
+            assert!(json.get(field).is_none(), "{field}");
+        }
     }
 }

@@ -9,6 +9,8 @@ use std::io::{Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose,
@@ -63,13 +65,22 @@ pub(crate) fn text(
 
 /// A random password in `folder/name`, without a line end, and where it is.
 pub(crate) fn password(folder: &Path, name: &str) -> Result<(String, PathBuf)> {
-    text(folder, name, || {
-        let mut random = [0_u8; 16];
-        File::open("/dev/urandom")
-            .and_then(|mut source| source.read_exact(&mut random))
-            .context(|| "reading /dev/urandom".to_owned())?;
-        Ok(random.iter().map(|byte| format!("{byte:02x}")).collect())
-    })
+    text(folder, name, || Ok(random()?.iter().map(|byte| format!("{byte:02x}")).collect()))
+}
+
+/// A random id of 22 letters, digits, `-` and `_`; the first is a letter.
+pub(crate) fn url_safe_id() -> Result<String> {
+    let mut random = random()?;
+    random[0] &= 0x3f;
+    Ok(URL_SAFE_NO_PAD.encode(random))
+}
+
+fn random() -> Result<[u8; 16]> {
+    let mut random = [0_u8; 16];
+    File::open("/dev/urandom")
+        .and_then(|mut source| source.read_exact(&mut random))
+        .context(|| "reading /dev/urandom".to_owned())?;
+    Ok(random)
 }
 
 /// Writes a file that only its owner can read, in one step.
@@ -163,6 +174,8 @@ mod tests {
         assert_eq!(first.len(), 32);
         assert_eq!(password(&folder, "a").unwrap(), (first.clone(), path));
         assert_ne!(password(&folder, "b").unwrap().0, first);
+        let id = url_safe_id().unwrap();
+        assert!(id.len() == 22 && id.starts_with(|c: char| c.is_ascii_alphabetic()), "{id}");
         fs::remove_dir_all(folder).unwrap();
     }
 }

@@ -4,8 +4,9 @@
 
 use std::fs::File;
 
+use super::ports::Ports;
 use super::table::Entry;
-use super::up::{Registry, Running, Source};
+use super::up::{Registry, Running, Source, Wish};
 use crate::failure::{Context, Result};
 
 /// What a run works with. Dropping it stops what no one else needs.
@@ -27,14 +28,16 @@ impl Session {
     /// Brings up `entries`, as far as it can, and says what came of each.
     pub(crate) fn start(entries: &[&'static Entry], may_install: bool) -> Result<Self> {
         let mut session = Self::default();
+        let registry = Registry::open()?;
+        let ports = Ports::default();
+        let wish = Wish { may_install, keep: false, ports: &ports };
         for entry in entries {
-            let registry = Registry::lock()?;
-            match registry.ensure(entry, may_install, false) {
+            // Held before it is there, so that no other run stops it in between.
+            let in_use = hold(&registry, entry.id)?;
+            match registry.ensure(entry, &wish) {
                 Ok(broker) => {
-                    let in_use = match broker.source {
-                        Source::Environment => None,
-                        Source::AlreadyUp | Source::Started => Some(hold(&registry, entry.id)?),
-                    };
+                    let is_ours = broker.source != Source::Environment;
+                    let in_use = is_ours.then_some(in_use);
                     println!("broker {}", describe(&broker));
                     session.running.push(Held { broker, in_use });
                 }
@@ -111,7 +114,7 @@ fn hold(registry: &Registry, id: &str) -> Result<File> {
 
 /// Stops the broker unless `brokers up` wants it kept or another run still uses it.
 fn release(id: &str, in_use: File, keep_data: bool) -> Result<()> {
-    let registry = Registry::lock()?;
+    let registry = Registry::open()?;
     drop(in_use);
     let kept = super::record::Record::read(&registry.dir, id)?.is_none_or(|record| record.keep);
     if kept {

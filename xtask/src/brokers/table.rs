@@ -2,12 +2,12 @@
 //!
 //! A further broker is a further entry; nothing else in this folder names a broker.
 
-use std::collections::BTreeMap;
-use std::ffi::OsString;
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::nats;
+use super::install::Install;
+use super::launch::{Answer, Launch, Site};
+use super::probe::{Probed, Target};
+use super::{kafka, nats, postgres, rabbitmq, redis, sns, sqs};
 use crate::failure::{Result, fail};
 
 /// One broker at one version.
@@ -17,105 +17,202 @@ pub(crate) struct Entry {
     pub(crate) id: &'static str,
     /// The broker's name, as `POSTHASTE_REQUIRE_BROKERS` and the tests write it.
     pub(crate) name: &'static str,
-    /// The full version that is installed and started.
+    /// The version that is installed and started: whole, or the line of which the source has the
+    /// newest.
     pub(crate) version: &'static str,
     /// The entry that this one accompanies: `test --only` of that one brings this one up too.
     pub(crate) beside: Option<&'static str>,
+    /// Whether `cargo xtask test` brings it up. The others have no adapter that could be tested.
+    pub(crate) in_suite: bool,
     /// Where its program comes from.
     pub(crate) install: Install,
     /// How many loopback ports it needs.
     pub(crate) ports: usize,
     /// Writes its configuration and says how to start it.
     pub(crate) launch: fn(&Site<'_>) -> Result<Launch>,
-    /// Asks the server behind a URL whether it is ready, within the given time.
-    pub(crate) probe: fn(&str, Duration) -> std::result::Result<Answer, String>,
+    /// Asks the server whether it is ready, within the given time for each answer.
+    pub(crate) probe: fn(&Target<'_>, Duration) -> Probed<Answer>,
 }
 
-/// How a program gets into the cache folder.
-pub(crate) enum Install {
-    /// `go install module@vVERSION`; a program of this name and version on the `PATH` does too.
-    Go { module: &'static str, program: &'static str },
-}
+const NATS: Entry = Entry {
+    id: "nats",
+    name: "nats",
+    version: "2.15.2",
+    beside: None,
+    in_suite: true,
+    install: Install::Go { module: "github.com/nats-io/nats-server/v2", program: "nats-server" },
+    ports: 1,
+    launch: nats::open,
+    probe: nats::probe,
+};
 
-/// What a broker that is to be started may use.
-pub(crate) struct Site<'a> {
-    /// A folder of its own: data and configuration. What is in it is from an earlier start.
-    pub(crate) state: &'a Path,
-    /// As many free loopback ports as its entry asks for.
-    pub(crate) ports: &'a [u16],
-}
+const KAFKA: Entry = Entry {
+    id: "kafka",
+    name: "kafka",
+    version: "4.2.0",
+    beside: None,
+    in_suite: false,
+    install: Install::Maven {
+        name: "kafka",
+        artifact: "org.apache.kafka:kafka_2.13",
+        // Kafka brings no way to write a log of its own.
+        further: &["org.slf4j:slf4j-simple:1.7.36"],
+    },
+    ports: 2,
+    launch: kafka::open,
+    probe: kafka::probe,
+};
 
-/// How to start a broker, and what a client needs to reach it.
-pub(crate) struct Launch {
-    pub(crate) args: Vec<OsString>,
-    pub(crate) url: String,
-    /// The user name of a login by password.
-    pub(crate) user: Option<String>,
-    /// Files for clients: certificates, keys, passwords, by purpose.
-    pub(crate) files: BTreeMap<String, PathBuf>,
-}
+const RABBITMQ: Entry = Entry {
+    id: "rabbitmq",
+    name: "rabbitmq",
+    version: "4.0.5",
+    beside: None,
+    in_suite: false,
+    install: Install::Debian { suite: "trixie", package: "rabbitmq-server", further: &[] },
+    ports: 4,
+    launch: rabbitmq::open,
+    probe: rabbitmq::probe,
+};
 
-/// What a server that is ready said about itself.
-#[derive(Debug)]
-pub(crate) struct Answer {
-    pub(crate) version: String,
-}
+const POSTGRES: Entry = Entry {
+    id: "postgres",
+    name: "postgres",
+    version: "15",
+    beside: None,
+    in_suite: false,
+    install: Install::Debian { suite: "bookworm", package: "postgresql-15", further: &[] },
+    ports: 1,
+    launch: postgres::open,
+    probe: postgres::probe,
+};
 
-const NATS: Install =
-    Install::Go { module: "github.com/nats-io/nats-server/v2", program: "nats-server" };
+const REDIS: Entry = Entry {
+    id: "redis",
+    name: "redis",
+    version: "8.0.2",
+    beside: None,
+    in_suite: false,
+    install: Install::Debian { suite: "trixie", package: "redis-server", further: &[] },
+    ports: 1,
+    launch: redis::open,
+    probe: redis::probe,
+};
 
 /// Every broker that can be brought up.
 pub(crate) const TABLE: &[Entry] = &[
-    Entry {
-        id: "nats",
-        name: "nats",
-        version: "2.15.2",
-        beside: None,
-        install: NATS,
-        ports: 1,
-        launch: nats::open,
-        probe: nats::probe,
-    },
-    Entry {
-        // The line of Debian 12, the oldest one we promise to work with.
-        id: "nats@2.9",
-        name: "nats",
-        version: "2.9.10",
-        beside: None,
-        install: NATS,
-        ports: 1,
-        launch: nats::open,
-        probe: nats::probe,
-    },
+    NATS,
+    // The line of Debian 12, the oldest one we promise to work with.
+    Entry { id: "nats@2.9", version: "2.9.10", ..NATS },
     Entry {
         id: "nats-tls",
         name: "nats-tls",
-        version: "2.15.2",
         beside: Some("nats"),
-        install: NATS,
-        ports: 1,
         launch: nats::with_tls,
-        probe: nats::probe,
+        ..NATS
     },
     Entry {
         id: "nats-creds",
         name: "nats-creds",
-        version: "2.15.2",
         beside: Some("nats"),
-        install: NATS,
-        ports: 1,
         launch: nats::with_credentials,
-        probe: nats::probe,
+        ..NATS
     },
     Entry {
         id: "nats-token",
         name: "nats-token",
-        version: "2.15.2",
         beside: Some("nats"),
-        install: NATS,
-        ports: 1,
         launch: nats::with_token,
-        probe: nats::probe,
+        ..NATS
+    },
+    Entry {
+        id: "nats3",
+        name: "nats3",
+        in_suite: false,
+        ports: 6,
+        launch: nats::three,
+        probe: nats::probe_cluster,
+        ..NATS
+    },
+    KAFKA,
+    Entry { id: "kafka3", name: "kafka3", ports: 6, launch: kafka::three, ..KAFKA },
+    Entry {
+        id: "kafka-tls",
+        name: "kafka-tls",
+        beside: Some("kafka"),
+        ports: 3,
+        launch: kafka::with_tls,
+        ..KAFKA
+    },
+    RABBITMQ,
+    Entry {
+        id: "rabbitmq@3.10",
+        version: "3.10.8",
+        install: Install::Debian { suite: "bookworm", package: "rabbitmq-server", further: &[] },
+        ..RABBITMQ
+    },
+    Entry {
+        id: "rabbitmq-tls",
+        name: "rabbitmq-tls",
+        beside: Some("rabbitmq"),
+        launch: rabbitmq::with_tls,
+        ..RABBITMQ
+    },
+    REDIS,
+    Entry {
+        id: "redis@7.0",
+        version: "7.0.15",
+        install: Install::Debian { suite: "bookworm", package: "redis-server", further: &[] },
+        ..REDIS
+    },
+    Entry {
+        id: "redis-tls",
+        name: "redis-tls",
+        beside: Some("redis"),
+        launch: redis::with_tls,
+        ..REDIS
+    },
+    Entry {
+        id: "valkey",
+        name: "valkey",
+        version: "8.1.1",
+        install: Install::Debian { suite: "trixie", package: "valkey-server", further: &[] },
+        launch: redis::valkey,
+        ..REDIS
+    },
+    Entry {
+        id: "sqs",
+        name: "sqs",
+        version: "1.7.1",
+        beside: None,
+        in_suite: false,
+        install: Install::Maven {
+            name: "elasticmq",
+            artifact: "org.elasticmq:elasticmq-server_2.13",
+            further: &[],
+        },
+        ports: 1,
+        launch: sqs::open,
+        probe: sqs::probe,
+    },
+    Entry {
+        id: "sns",
+        name: "sns",
+        version: "1.9.2",
+        beside: None,
+        in_suite: false,
+        install: Install::Npm { package: "fauxqs" },
+        ports: 1,
+        launch: sns::open,
+        probe: sns::probe,
+    },
+    POSTGRES,
+    Entry {
+        id: "postgres-password",
+        name: "postgres-password",
+        beside: Some("postgres"),
+        launch: postgres::with_password,
+        ..POSTGRES
     },
 ];
 
@@ -169,7 +266,7 @@ pub(crate) fn select(specs: &[String]) -> Result<Vec<&'static Entry>> {
 }
 
 /// Whether `line` is `version` or its first numbers: `2.9` of `2.9.10`, but not `2.1` of `2.15.2`.
-fn is_line_of(line: &str, version: &str) -> bool {
+pub(crate) fn is_line_of(line: &str, version: &str) -> bool {
     version.strip_prefix(line).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
 }
 
@@ -185,7 +282,8 @@ mod tests {
                 assert_ne!(entry.variable(), other.variable());
             }
             assert!(!IN_PROCESS.contains(&entry.name));
-            assert!(entry.beside.is_none_or(|beside| find(beside).is_ok()), "{}", entry.id);
+            let beside = entry.beside.map(|beside| find(beside).unwrap());
+            assert!(beside.is_none_or(|it| it.in_suite == entry.in_suite), "{}", entry.id);
         }
     }
 

@@ -1,12 +1,16 @@
 //! Getting one broker: what is there already, else a process of our own.
 
 use std::fs::{self, File};
+use std::net::{Ipv4Addr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Child;
 use std::time::Duration;
 
-use super::record::Record;
-use super::table::{Answer, Entry, Site};
+use super::launch::{Answer, Launch, Program, Site};
+use super::ports::Ports;
+use super::probe::Target;
+use super::record::{Process, Record};
+use super::table::{Entry, is_line_of};
 use super::{install, process};
 use crate::failure::{Context, Result, fail};
 use crate::{wait, workspace};
@@ -15,8 +19,9 @@ use crate::{wait, workspace};
 const ASK: Duration = Duration::from_secs(2);
 /// How long a server may take from its start to its first answer.
 const START: Duration = Duration::from_secs(60);
-/// How long a server may take to end by itself.
+/// How long a process may take to end by itself when its data stays, and when they are deleted.
 const STOP: Duration = Duration::from_secs(10);
+const DROP: Duration = Duration::from_secs(3);
 /// Another program can take a port between our choice and the server's start.
 const PORT_ATTEMPTS: usize = 3;
 
@@ -51,43 +56,47 @@ pub(crate) enum Down {
     Unknown,
 }
 
-/// One process at a time changes what is under `target/brokers`.
+/// How a broker is wanted.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Wish<'a> {
+    /// Whether a missing program may be installed.
+    pub(crate) may_install: bool,
+    /// Whether it is to stay until `down`.
+    pub(crate) keep: bool,
+    /// What gives ports to all brokers that start at the same time.
+    pub(crate) ports: &'a Ports,
+}
+
+/// What is under `target/brokers`. One process at a time changes what is there of one broker; of
+/// several brokers, many may.
 #[derive(Debug)]
 pub(crate) struct Registry {
     pub(crate) dir: PathBuf,
-    _lock: File,
 }
 
 impl Registry {
-    /// Waits for its turn.
-    pub(crate) fn lock() -> Result<Self> {
+    /// The registry of this checkout.
+    pub(crate) fn open() -> Result<Self> {
         let dir = workspace::brokers_dir();
         fs::create_dir_all(&dir).context(|| format!("making {}", dir.display()))?;
-        let lock = File::create(dir.join("lock")).context(|| "opening the lock".to_owned())?;
-        lock.lock().context(|| "waiting for another xtask".to_owned())?;
-        Ok(Self { dir, _lock: lock })
+        Ok(Self { dir })
     }
 
     /// Makes sure that `entry` is up, in the order: its variable, what is recorded, a process.
-    /// `keep` says that it is to stay until `down`.
-    pub(crate) fn ensure(
-        &self,
-        entry: &'static Entry,
-        may_install: bool,
-        keep: bool,
-    ) -> Result<Running> {
+    pub(crate) fn ensure(&self, entry: &'static Entry, wish: &Wish<'_>) -> Result<Running> {
         if let Some(running) = from_environment(entry) {
             return Ok(running);
         }
+        let _lock = self.lock(entry.id)?;
         let earlier = Record::read(&self.dir, entry.id)?;
         if let Some(record) = &earlier {
             if let Some(answer) = alive(entry, record) {
-                if keep && !record.keep {
-                    Record { keep, ..record.clone() }.write(&self.dir)?;
+                if wish.keep && !record.keep {
+                    Record { keep: true, ..record.clone() }.write(&self.dir)?;
                 }
                 return Ok(Running {
                     id: entry.id,
-                    version: answer.version,
+                    version: answer.version.unwrap_or_else(|| record.version.clone()),
                     url: record.url.clone(),
                     source: Source::AlreadyUp,
                 });
@@ -95,10 +104,10 @@ impl Registry {
             // It hangs, is of another version, or is gone: start again on the same data.
             process::stop(record, STOP)?;
         }
-        // A Docker Compose service, where an engine answers, comes in here.
+        // A Docker Compose service, where an engine answers, would come in here. It is not used:
+        // `docker-compose.yml` is for those who start it themselves and set the variables.
         let place = Place { dir: &self.dir, label: entry.id };
-        let record = start(entry, &place, earlier.as_ref(), may_install, keep)?;
-        record.write(&self.dir)?;
+        let record = start(entry, &place, earlier.as_ref(), wish)?;
         Ok(Running {
             id: entry.id,
             version: record.version,
@@ -110,24 +119,33 @@ impl Registry {
     /// Starts a fresh instance of `entry` under a name of its own, beside any shared one. What an
     /// interrupted run left under this name is stopped first.
     pub(crate) fn fresh(&self, entry: &Entry, label: &str, may_install: bool) -> Result<Record> {
-        self.down(label, false)?;
+        let _lock = self.lock(label)?;
+        self.remove(label, false)?;
         let place = Place { dir: &self.dir, label };
-        let record = start(entry, &place, None, may_install, false)?;
-        record.write(&self.dir)?;
-        Ok(record)
+        start(entry, &place, None, &Wish { may_install, keep: false, ports: &Ports::default() })
     }
 
     /// Stops what was started as `id`, and forgets it. The log stays.
     pub(crate) fn down(&self, id: &str, keep_data: bool) -> Result<Down> {
+        let _lock = self.lock(id)?;
+        self.remove(id, keep_data)
+    }
+
+    fn remove(&self, id: &str, keep_data: bool) -> Result<Down> {
         let Some(record) = Record::read(&self.dir, id)? else { return Ok(Down::Unknown) };
-        let outcome = if process::is_ours(&record) { Down::Stopped } else { Down::Gone };
-        process::stop(&record, STOP)?;
+        let was_up = record.processes().any(process::is_ours);
+        process::stop(&record, if keep_data { STOP } else { DROP })?;
         if !keep_data && record.state.exists() {
             fs::remove_dir_all(&record.state)
                 .context(|| format!("deleting {}", record.state.display()))?;
         }
         Record::delete(&self.dir, id)?;
-        Ok(outcome)
+        Ok(if was_up { Down::Stopped } else { Down::Gone })
+    }
+
+    /// Waits for its turn with the broker called `label`.
+    fn lock(&self, label: &str) -> Result<File> {
+        install::lock(&self.dir.join(format!("{label}.lock")), label)
     }
 }
 
@@ -137,76 +155,151 @@ struct Place<'a> {
     label: &'a str,
 }
 
-/// Starts `entry` as a native process and waits until it answers.
+/// Starts `entry` as native processes, records them, and waits until it answers.
 ///
-/// `earlier` is the record of the same place's last process: its ports are taken again, and its
-/// log goes on. The record is not written.
+/// `earlier` is the record of the same place's last start: its ports are taken again, and its logs
+/// go on.
 fn start(
     entry: &Entry,
     place: &Place<'_>,
     earlier: Option<&Record>,
-    may_install: bool,
-    keep: bool,
+    wish: &Wish<'_>,
 ) -> Result<Record> {
-    let program = install::program(entry, may_install)?;
+    let installed = install::find(entry, wish.may_install)?;
     let folder = place.dir.join(place.label);
-    let (state, log) = (folder.join("state"), folder.join("server.log"));
+    let state = folder.join("state");
     fs::create_dir_all(&state).context(|| format!("making {}", state.display()))?;
     if earlier.is_none() {
-        File::create(&log).context(|| format!("making {}", log.display()))?;
+        delete_logs(&folder).context(|| format!("deleting the logs in {}", folder.display()))?;
     }
-    let mut ports = earlier.map(|record| record.ports.clone()).unwrap_or_default();
+    let mut wanted = earlier.map(|record| record.ports.clone()).unwrap_or_default();
     let mut attempt = 1;
     loop {
-        ports = process::free_ports(entry.ports, &ports)?;
-        let launch = (entry.launch)(&Site { state: &state, ports: &ports })?;
-        let args: Vec<String> =
-            launch.args.iter().map(|arg| arg.to_string_lossy().into_owned()).collect();
-        let (mut child, identity) = process::start(&program, &args, &state, &log)?;
-        let mut record = Record {
+        let ports = wish.ports.take(entry.ports, &wanted)?;
+        if !wanted.is_empty() && ports != wanted {
+            eprintln!("{}: a port of {wanted:?} is in use: now at {ports:?}", place.label);
+        }
+        let log = folder.join("prepare.log");
+        let site = Site { installed: &installed, state: &state, ports: &ports, log: &log };
+        let launch = (entry.launch)(&site)?;
+        let Spawned { server, others, mut children } = spawn_all(&launch, &folder, &state)?;
+        let record = Record {
             id: place.label.to_owned(),
             name: entry.name.to_owned(),
             version: entry.version.to_owned(),
             url: launch.url,
-            program: program.clone(),
-            args,
-            pid: child.id(),
-            started: identity.started,
-            ports: ports.clone(),
+            server,
+            others,
+            ports,
             state: state.clone(),
-            log: log.clone(),
             user: launch.user,
             files: launch.files,
-            keep,
+            keep: wish.keep,
         };
-        match ready(entry, &record.url, &mut child) {
+        // Before it answers: whoever interrupts us can still find and stop it.
+        record.write(place.dir)?;
+        match ready(entry, &record, &mut children) {
             Ok(answer) => {
-                record.version = answer.version;
+                let version = answer.version.unwrap_or_else(|| entry.version.to_owned());
+                let record = Record { version, ..record };
+                record.write(place.dir)?;
                 return Ok(record);
             }
             Err(reason) => {
-                process::stop(&record, STOP)?;
-                let said = process::tail(&log, 5);
-                if attempt < PORT_ATTEMPTS && said.contains("in use") {
+                process::stop(&record, DROP)?;
+                Record::delete(place.dir, place.label)?;
+                if attempt < PORT_ATTEMPTS && says_port_in_use(&record) {
                     attempt += 1;
-                    ports.clear();
+                    wanted.clear();
                     continue;
                 }
-                let log = log.display();
-                return fail(format!("{} {reason}; the end of {log}:\n{said}", place.label));
+                let log = &record.server.log;
+                let said = process::tail(log, 5);
+                return fail(format!("{reason}; the end of {}:\n{said}", log.display()));
             }
         }
     }
 }
 
-/// Waits until the server answers, or has ended.
-fn ready(entry: &Entry, url: &str, child: &mut Child) -> std::result::Result<Answer, String> {
-    let mut last = String::from("nothing yet");
-    let answer = wait::until(START, || {
-        if let Ok(Some(status)) = child.try_wait() {
-            return Some(Err(format!("ended with {status}")));
+/// The processes of a start.
+struct Spawned {
+    server: Process,
+    others: Vec<Process>,
+    /// All of them with their roles, so that their end is seen.
+    children: Vec<(String, Child)>,
+}
+
+/// Starts all processes of `launch`, the server last; none is left when one cannot be started.
+fn spawn_all(launch: &Launch, folder: &Path, state: &Path) -> Result<Spawned> {
+    let mut children = Vec::new();
+    let mut others: Vec<Process> = Vec::new();
+    let log = |program: &Program| folder.join(format!("{}.log", program.role));
+    let mut all = || {
+        for program in &launch.others {
+            let (mut child, process) = process::start(program, state, &log(program))?;
+            others.push(process);
+            await_port(program, &mut child)?;
+            children.push((program.role.clone(), child));
         }
-        match (entry.probe)(url, ASK) {
+        let program = &launch.server;
+        let (child, process) = process::start(program, state, &log(program))?;
+        children.push((program.role.clone(), child));
+        Ok(process)
+    };
+    match all() {
+        Ok(server) => Ok(Spawned { server, others, children }),
+        Err(failure) => {
+            for process in others.iter().rev() {
+                process::end(process, DROP)?;
+            }
+            Err(failure)
+        }
+    }
+}
+
+/// Waits until `program` listens at the port that it names, if it names one.
+fn await_port(program: &Program, child: &mut Child) -> Result<()> {
+    let Some(port) = program.listens else { return Ok(()) };
+    let listens = wait::until(START, || {
+        if let Ok(Some(status)) = child.try_wait() {
+            return Some(fail(format!("the {} ended with {status}", program.role)));
+        }
+        TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok().then_some(Ok(()))
+    });
+    listens.unwrap_or_else(|| fail(format!("the {} does not listen at port {port}", program.role)))
+}
+
+/// The logs of an earlier broker of this name.
+fn delete_logs(folder: &Path) -> std::io::Result<()> {
+    for log in process::logs(folder) {
+        fs::remove_file(log)?;
+    }
+    Ok(())
+}
+
+/// Whether a process of this start could not have its port.
+fn says_port_in_use(record: &Record) -> bool {
+    record.processes().any(|process| {
+        let said = process::tail(&process.log, 60).to_lowercase();
+        said.contains("in use") || said.contains("eaddrinuse")
+    })
+}
+
+/// Waits until the server answers, or a process has ended.
+fn ready(
+    entry: &Entry,
+    record: &Record,
+    children: &mut [(String, Child)],
+) -> std::result::Result<Answer, String> {
+    let mut last = String::from("nothing yet");
+    let target = Target::of_record(record);
+    let answer = wait::until(START, || {
+        for (role, child) in children.iter_mut() {
+            if let Ok(Some(status)) = child.try_wait() {
+                return Some(Err(format!("the {role} ended with {status}")));
+            }
+        }
+        match (entry.probe)(&target, ASK) {
             Ok(answer) => Some(Ok(answer)),
             Err(reason) => {
                 last = reason;
@@ -214,17 +307,17 @@ fn ready(entry: &Entry, url: &str, child: &mut Child) -> std::result::Result<Ans
             }
         }
     });
-    answer.unwrap_or_else(|| Err(format!("is not ready after {} s: {last}", START.as_secs())))
+    answer.unwrap_or_else(|| Err(format!("not ready after {} s: {last}", START.as_secs())))
 }
 
 /// The broker that its variable names, if it answers; says so when it does not.
 pub(crate) fn from_environment(entry: &'static Entry) -> Option<Running> {
     let variable = entry.variable();
     let url = workspace::env_text(&variable)?;
-    match (entry.probe)(&url, ASK) {
+    match (entry.probe)(&Target::of_url(&url), ASK) {
         Ok(answer) => Some(Running {
             id: entry.id,
-            version: answer.version,
+            version: answer.version.unwrap_or_else(|| "a version it does not tell".to_owned()),
             url,
             source: Source::Environment,
         }),
@@ -235,10 +328,13 @@ pub(crate) fn from_environment(entry: &'static Entry) -> Option<Running> {
     }
 }
 
-/// The answer of a recorded broker, if its process is ours, answers, and is of the right version.
+/// The answer of a recorded broker, if its processes are ours, it answers, and is of the right
+/// version.
 pub(crate) fn alive(entry: &Entry, record: &Record) -> Option<Answer> {
-    if !process::is_ours(record) {
+    if !record.processes().all(process::is_ours) {
         return None;
     }
-    (entry.probe)(&record.url, ASK).ok().filter(|answer| answer.version == entry.version)
+    let answer = (entry.probe)(&Target::of_record(record), ASK).ok()?;
+    let right = |version: &String| is_line_of(entry.version, version);
+    answer.version.as_ref().is_none_or(right).then_some(answer)
 }

@@ -94,14 +94,14 @@ struct Fresh {
 impl Fresh {
     fn start(entry: &Entry, may_install: bool) -> Result<Self> {
         let label = format!("examples-{}", entry.id);
-        let record = Registry::lock()?.fresh(entry, &label, may_install)?;
+        let record = Registry::open()?.fresh(entry, &label, may_install)?;
         Ok(Self { label, url: record.url })
     }
 }
 
 impl Drop for Fresh {
     fn drop(&mut self) {
-        let stopped = Registry::lock().and_then(|registry| registry.down(&self.label, false));
+        let stopped = Registry::open().and_then(|registry| registry.down(&self.label, false));
         if let Err(failure) = stopped {
             eprintln!("stopping {}: {failure}", self.label);
         }

@@ -73,14 +73,15 @@ pub(crate) fn run(options: &TestOptions) -> Result<ExitCode> {
     Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// The brokers that must not be missing: `POSTHASTE_REQUIRE_BROKERS`, by name.
+/// The brokers that must not be missing: `POSTHASTE_REQUIRE_BROKERS`, by name. One without an
+/// adapter is refused: it would be required, and not tested.
 pub(crate) fn required() -> Result<Vec<String>> {
     let text = workspace::env_text("POSTHASTE_REQUIRE_BROKERS").unwrap_or_default();
     let names: Vec<String> =
         text.split(',').map(str::trim).filter(|s| !s.is_empty()).map(str::to_owned).collect();
     for name in &names {
         if !IN_PROCESS.contains(&name.as_str()) {
-            brokers::find(name).context(|| "POSTHASTE_REQUIRE_BROKERS".to_owned())?;
+            testable(name).context(|| "POSTHASTE_REQUIRE_BROKERS".to_owned())?;
         }
     }
     Ok(names)
@@ -97,16 +98,28 @@ fn choose(spec: &str) -> Result<Only> {
     if IN_PROCESS.contains(&spec) {
         return Ok(Only { id: spec.to_owned() });
     }
-    match brokers::find(spec) {
+    match testable(spec) {
         Ok(entry) => Ok(Only { id: entry.id.to_owned() }),
         Err(failure) => fail(format!("{failure}; in the process: {}", IN_PROCESS.join(", "))),
     }
 }
 
-/// The brokers to bring up: all, or the chosen one and those beside it.
+/// The entry called `spec`, if the suite has an adapter for it.
+fn testable(spec: &str) -> Result<&'static brokers::Entry> {
+    let entry = brokers::find(spec)?;
+    if entry.in_suite {
+        return Ok(entry);
+    }
+    let ids: Vec<&str> = TABLE.iter().filter(|other| other.in_suite).map(|it| it.id).collect();
+    let ids = ids.join(", ");
+    fail(format!("{} has no adapter that could be tested; there are: {ids}", entry.id))
+}
+
+/// The brokers to bring up: all that the suite tests, or the chosen one and those beside it.
 fn wanted(only: Option<&Only>) -> Vec<&'static brokers::Entry> {
     TABLE
         .iter()
+        .filter(|entry| entry.in_suite)
         .filter(|entry| {
             only.is_none_or(|only| entry.id == only.id || entry.beside == Some(only.id.as_str()))
         })
@@ -216,7 +229,9 @@ mod tests {
         assert_eq!(ids("nats"), ["nats", "nats-tls", "nats-creds", "nats-token"]);
         assert_eq!(ids("nats@2.9"), ["nats@2.9"]);
         assert!(ids("memory").is_empty());
-        assert_eq!(wanted(None).len(), TABLE.len());
+        let all = wanted(None);
+        assert!(all.iter().all(|entry| entry.in_suite) && all.len() > 1, "{}", all.len());
+        assert!(choose("redis").unwrap_err().to_string().contains("no adapter"));
         assert!(choose("nats@1").unwrap_err().to_string().contains("memory"));
     }
 
