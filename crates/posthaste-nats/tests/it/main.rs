@@ -26,6 +26,8 @@ mod login;
 #[cfg(unix)]
 mod loss;
 #[cfg(unix)]
+mod rights;
+#[cfg(unix)]
 mod schedule;
 #[cfg(unix)]
 mod server;
@@ -48,6 +50,7 @@ fn main() {
     schedule::add(&mut suite);
     binding::add(&mut suite);
     login::add(&mut suite);
+    rights::add(&mut suite);
     lanes::add(&mut suite);
     let conclusion = libtest_mimic::run(&arguments, suite.trials());
     // What a failed test left behind is kept to be looked at.

@@ -86,19 +86,27 @@ pub(crate) struct Private {
     program: PathBuf,
     folder: PathBuf,
     port: u16,
+    /// What its configuration file says, where it has one.
+    config: Option<String>,
     child: Option<Child>,
 }
 
 impl Private {
     /// Starts one of the same version.
     pub(crate) async fn start(like: &Server) -> Self {
+        Self::configured(like, None).await
+    }
+
+    /// Starts one of the same version, with a configuration beside the arguments.
+    pub(crate) async fn configured(like: &Server, config: Option<String>) -> Self {
         let port = {
             let socket = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
             socket.local_addr().expect("a bound socket").port()
         };
         let folder =
             std::env::temp_dir().join(format!("posthaste-nats-{}-{port}", std::process::id()));
-        let mut server = Self { program: like.program.clone(), folder, port, child: None };
+        let program = like.program.clone();
+        let mut server = Self { program, folder, port, config, child: None };
         server.up().await;
         server
     }
@@ -115,9 +123,14 @@ impl Private {
     /// Starts it on its data, and waits until it answers.
     pub(crate) async fn up(&mut self) {
         let port = self.port.to_string();
+        std::fs::create_dir_all(&self.folder).expect("a folder");
+        let file = self.folder.join("server.conf");
+        std::fs::write(&file, self.config.as_deref().unwrap_or_default()).expect("a file");
         let child = Command::new(&self.program)
             .args(["-js", "-a", "127.0.0.1", "-p", &port, "-sd"])
-            .arg(&self.folder)
+            .arg(self.folder.join("data"))
+            .arg("-c")
+            .arg(&file)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())

@@ -49,11 +49,20 @@ impl Suite {
     {
         for id in ["nats", "nats@2.9"] {
             let test = test.clone();
-            let found = server::find(id).filter(|server| server.program.is_file());
-            self.run(id, name, found, |server| async move {
+            self.on_program(id, name, |server| async move {
                 test(Private::start(&server).await).await;
             });
         }
+    }
+
+    /// With the program of the server of that id, to start others by it.
+    pub(crate) fn on_program<F, Fut>(&mut self, id: &'static str, name: &str, test: F)
+    where
+        F: FnOnce(Server) -> Fut + Send + 'static,
+        Fut: Future<Output = ()> + 'static,
+    {
+        let found = server::find(id).filter(|server| server.program.is_file());
+        self.run(id, name, found, test);
     }
 
     /// On the server of that id.
