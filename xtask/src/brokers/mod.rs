@@ -5,6 +5,8 @@
 //! port. Records are under `target/brokers/`, data and logs in a folder per broker there,
 //! programs in a cache folder that survives `cargo clean`. Services of the system are not touched.
 
+#[cfg(test)]
+mod compose;
 mod credentials;
 mod install;
 mod kafka;
