@@ -1,89 +1,216 @@
-//! The cases, by this library.
+//! The cases by this library, on any broker that a URL names.
+//!
+//! Each run connects, makes a fresh topic with one group, sends one message to be warm, and is
+//! measured from there. What it claims to have done is read back from the broker.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::future::try_join_all;
-use posthaste::{Bus, Envelope, Publisher, Result, TopicConfig};
+use posthaste::{Bus, Error, ErrorKind, Publisher, Result, TopicConfig};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
 
-use crate::{Case, timed};
+use crate::clock::{Sample, timed};
+use crate::message::{SOURCE, envelope, fresh_topic};
+use crate::pace::{Pace, open_loop};
+use crate::raw::Load;
 
-/// Runs a case on a fresh topic; how long it took.
-pub(crate) async fn run(url: &str, case: Case, messages: u32) -> Result<Duration> {
-    let bus = posthaste::connect(url).await?;
-    let topic = format!("bench-{}", uuid::Uuid::now_v7().simple());
-    bus.ensure(TopicConfig::new(&topic).group("readers")).await?;
-    let publisher = bus.publisher(&topic)?;
-    publisher.publish_envelope(message(&publisher)?).await?;
-    let took = match case {
-        Case::PublishAwaited => timed(one_by_one(&publisher, messages)).await?,
-        Case::PublishTasks | Case::PublishTasksAt64 => timed(tasks(&publisher, messages)).await?,
-        Case::ConsumeAck => {
-            let batch = (0..messages).map(|_| message(&publisher)).collect::<Result<_>>()?;
-            publisher.publish_all_envelopes(batch).await.into_result()?;
-            consume(&bus, &topic, messages + 1).await?
-        }
-    };
-    if case != Case::ConsumeAck {
-        all_stored(&bus, &topic, u64::from(messages) + 1).await?;
+/// The group that every topic has: it costs the server something.
+pub(crate) const GROUP: &str = "readers";
+/// How many receipts are kept before the oldest is awaited. The window's own size.
+const RECEIPTS: usize = 1_000;
+/// How long a broker may take to count what it has confirmed.
+const COUNTED: Duration = Duration::from_secs(5);
+
+/// How an application publishes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Manner {
+    /// One task that enqueues and awaits the oldest receipt once it has a thousand. This is what
+    /// one writes for throughput: a stream of messages, without gathering them first.
+    Enqueue,
+    /// 64 tasks, each of which awaits its message before the next.
+    Tasks,
+    /// One task, each message awaited before the next.
+    Awaited,
+    /// A thousand messages by one call, and then the next thousand.
+    All,
+}
+
+/// A topic of its own, on a bus of its own.
+struct Scene {
+    bus: Bus,
+    topic: String,
+    publisher: Publisher,
+}
+
+impl Scene {
+    async fn open(load: &Load) -> Result<Self> {
+        let bus = posthaste::builder(&load.url).await?.source(SOURCE).build()?;
+        let topic = fresh_topic();
+        bus.ensure(TopicConfig::new(&topic).group(GROUP)).await?;
+        let publisher = bus.publisher(&topic)?;
+        publisher.publish_envelope(envelope(&publisher, &load.payload)?).await?;
+        Ok(Self { bus, topic, publisher })
     }
-    bus.admin().delete_topic(&topic).await?;
-    bus.close(Duration::from_secs(10)).await?;
-    Ok(took)
-}
 
-/// Reads the count back. The server counts for a consumer a moment after it has confirmed.
-async fn all_stored(bus: &Bus, topic: &str, expected: u64) -> Result<()> {
-    let end = tokio::time::Instant::now() + Duration::from_secs(5);
-    loop {
-        let ready = bus.admin().lag(topic, "readers").await?.ready;
-        if ready == Some(expected) {
-            return Ok(());
+    /// Reads the count back. A server counts for a group a moment after it has confirmed.
+    async fn all_stored(&self, expected: u64) -> Result<()> {
+        let end = Instant::now() + COUNTED;
+        loop {
+            let ready = self.bus.admin().lag(&self.topic, GROUP).await?.ready;
+            if ready == Some(expected) {
+                return Ok(());
+            }
+            if Instant::now() >= end {
+                return Err(miscounted("messages are stored", ready, expected));
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        assert!(tokio::time::Instant::now() < end, "{ready:?} of {expected} are stored");
-        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+
+    async fn close(self) -> Result<()> {
+        self.bus.admin().delete_topic(&self.topic).await?;
+        self.bus.close(Duration::from_secs(10)).await
     }
 }
 
-fn message(publisher: &Publisher) -> Result<Envelope> {
-    static PAYLOAD: [u8; 1024] = [b'x'; 1024];
-    publisher.envelope(Envelope::builder("bench.sent").payload(Bytes::from_static(&PAYLOAD)))
+/// Publishes on a fresh topic.
+pub(crate) async fn publish(load: &Load, manner: Manner) -> Result<Sample> {
+    let scene = Scene::open(load).await?;
+    let work = send(&scene.publisher, manner, load.messages, &load.payload);
+    let sample = timed(load.messages, work).await?;
+    scene.all_stored(u64::from(load.messages) + 1).await?;
+    scene.close().await?;
+    Ok(sample)
 }
 
-async fn one_by_one(publisher: &Publisher, messages: u32) -> Result<()> {
+/// Publishes that many messages.
+pub(crate) async fn send(
+    publisher: &Publisher,
+    manner: Manner,
+    messages: u32,
+    payload: &Bytes,
+) -> Result<()> {
+    match manner {
+        Manner::Enqueue => enqueue(publisher, messages, payload).await,
+        Manner::Tasks => tasks(publisher, messages, payload).await,
+        Manner::Awaited => one_by_one(publisher, messages, payload).await,
+        Manner::All => all(publisher, messages, payload).await,
+    }
+}
+
+async fn enqueue(publisher: &Publisher, messages: u32, payload: &Bytes) -> Result<()> {
+    let mut receipts = VecDeque::with_capacity(RECEIPTS);
     for _ in 0..messages {
-        publisher.publish_envelope(message(publisher)?).await?;
+        if receipts.len() == RECEIPTS
+            && let Some(oldest) = receipts.pop_front()
+        {
+            confirmed(oldest).await?;
+        }
+        receipts.push_back(publisher.enqueue_envelope(envelope(publisher, payload)?).await?);
+    }
+    for receipt in receipts {
+        confirmed(receipt).await?;
     }
     Ok(())
 }
 
-async fn tasks(publisher: &Publisher, messages: u32) -> Result<()> {
-    let each = messages / 64;
-    let rest = messages % 64;
-    let tasks = (0..64).map(|task| {
-        let publisher = publisher.clone();
-        let count = each + u32::from(task < rest);
-        tokio::spawn(async move { one_by_one(&publisher, count).await })
-    });
-    for outcome in try_join_all(tasks).await.map_err(crate::failed)? {
-        outcome?;
+async fn confirmed(receipt: posthaste::Receipt) -> Result<()> {
+    receipt.await.map(drop)
+}
+
+async fn one_by_one(publisher: &Publisher, messages: u32, payload: &Bytes) -> Result<()> {
+    for _ in 0..messages {
+        publisher.publish_envelope(envelope(publisher, payload)?).await?;
     }
     Ok(())
 }
 
-async fn consume(bus: &Bus, topic: &str, messages: u32) -> Result<Duration> {
-    let mut inbox = bus.subscribe(topic).group("readers").start().await?;
-    let took = timed(async {
-        for _ in 0..messages {
+async fn tasks(publisher: &Publisher, messages: u32, payload: &Bytes) -> Result<()> {
+    let mut tasks = JoinSet::new();
+    for task in 0..64 {
+        let (publisher, payload) = (publisher.clone(), payload.clone());
+        let count = messages / 64 + u32::from(task < messages % 64);
+        tasks.spawn(async move { one_by_one(&publisher, count, &payload).await });
+    }
+    while let Some(ended) = tasks.join_next().await {
+        ended.map_err(|error| {
+            Error::new(ErrorKind::Fatal, "a task of the benchmark ended").with_source(error)
+        })??;
+    }
+    Ok(())
+}
+
+async fn all(publisher: &Publisher, messages: u32, payload: &Bytes) -> Result<()> {
+    let mut left = messages as usize;
+    while left > 0 {
+        let count = left.min(RECEIPTS);
+        let batch = (0..count).map(|_| envelope(publisher, payload)).collect::<Result<_>>()?;
+        publisher.publish_all_envelopes(batch).await.into_result()?;
+        left -= count;
+    }
+    Ok(())
+}
+
+/// Reads and acknowledges what was published on a fresh topic before.
+pub(crate) async fn consume(load: &Load) -> Result<Sample> {
+    let scene = Scene::open(load).await?;
+    all(&scene.publisher, load.messages - 1, &load.payload).await?;
+    let mut inbox = scene.bus.subscribe(&scene.topic).group(GROUP).start().await?;
+    let sample = timed(load.messages, async {
+        for _ in 0..load.messages {
             let Some(delivery) = inbox.next().await else { break };
             delivery?.ack().await?;
         }
         Ok(())
     })
     .await?;
-    assert_eq!(inbox.stats().acked, u64::from(messages), "not everything was acknowledged");
+    let acked = inbox.stats().acked;
+    if acked != u64::from(load.messages) {
+        return Err(miscounted("are acknowledged", Some(acked), u64::from(load.messages)));
+    }
     inbox.stop(Duration::from_secs(10)).await?;
-    let lag = bus.admin().lag(topic, "readers").await?;
-    assert_eq!((lag.ready, lag.in_flight), (Some(0), Some(0)), "acknowledgements are missing");
-    Ok(took)
+    let lag = scene.bus.admin().lag(&scene.topic, GROUP).await?;
+    if (lag.ready, lag.in_flight) != (Some(0), Some(0)) {
+        return Err(miscounted("are left for the group", Some(lag.total()), 0));
+    }
+    scene.close().await?;
+    Ok(sample)
+}
+
+/// The time from when each message was due to when it was confirmed, in microseconds.
+pub(crate) async fn latency(load: &Load, pace: Pace) -> Result<(Sample, Vec<f64>)> {
+    let scene = Scene::open(load).await?;
+    let mut micros = Vec::new();
+    let sample = timed(pace.messages(), async {
+        micros = open_loop(pace, async || {
+            let envelope = envelope(&scene.publisher, &load.payload)?;
+            Ok(confirmed(scene.publisher.enqueue_envelope(envelope).await?))
+        })
+        .await?;
+        Ok(())
+    })
+    .await?;
+    scene.all_stored(u64::from(pace.messages()) + 1).await?;
+    scene.close().await?;
+    Ok((sample, micros))
+}
+
+/// Publishes one message on that topic.
+pub(crate) async fn send_one(load: &Load, topic: &str) -> Result<()> {
+    let bus = posthaste::builder(&load.url).await?.source(SOURCE).build()?;
+    bus.ensure(TopicConfig::new(topic)).await?;
+    let publisher = bus.publisher(topic)?;
+    publisher.publish_envelope(envelope(&publisher, &load.payload)?).await?;
+    bus.admin().delete_topic(topic).await?;
+    bus.close(Duration::from_secs(10)).await
+}
+
+#[cold]
+fn miscounted(what: &'static str, found: Option<u64>, wanted: u64) -> Error {
+    let found = found.map_or_else(|| "none that the broker tells".to_owned(), |n| n.to_string());
+    Error::new(ErrorKind::Fatal, format!("the count is wrong: not all that were sent {what}"))
+        .with_context("found", found)
+        .with_context("wanted", wanted)
 }
