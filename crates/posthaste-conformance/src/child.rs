@@ -12,6 +12,7 @@ use std::time::Duration;
 use posthaste_core::{Broker, Error, Result};
 
 use crate::fault::{Child, say};
+use crate::harness::Instance;
 use crate::scene::Scene;
 
 /// The role of a consumer that takes deliveries and never settles them.
@@ -59,9 +60,15 @@ pub async fn play(broker: Arc<dyn Broker>) -> Result<()> {
 }
 
 /// Starts a consumer in a process of its own.
-pub(crate) fn consumer(scene: &Scene, group: &str, count: usize, lease: Duration) -> Result<Child> {
-    let mut env = scene.instance().child_env();
-    env.push((TOPIC, scene.topic()));
+pub(crate) fn consumer(
+    instance: &dyn Instance,
+    topic: &str,
+    group: &str,
+    count: usize,
+    lease: Duration,
+) -> Result<Child> {
+    let mut env = instance.child_env();
+    env.push((TOPIC, topic.to_owned()));
     env.push((GROUP, group.to_owned()));
     env.push((COUNT, count.to_string()));
     env.push((LEASE, lease.as_millis().to_string()));

@@ -22,6 +22,7 @@ pub mod child;
 pub mod coverage;
 mod failure;
 pub mod fault;
+pub mod fault_run;
 mod feature;
 mod harness;
 mod load;

@@ -76,7 +76,8 @@ async fn what_a_killed_process_held_comes_again(scene: &Scene) -> Outcome {
     let bus = scene.bus().await?;
     let (topic, group) = (scene.topic(), scene.group("a"));
     // The consumer brings about the group, with its lease.
-    let mut consumer = child::consumer(scene, &group, 100, scene.lease())?;
+    let mut consumer =
+        child::consumer(scene.instance(), &scene.topic(), &group, 100, scene.lease())?;
     let line = consumer.next_line(scene.patience()).await?;
     ensure_eq!(line.as_deref(), Some(child::READY), "what the consumer says first");
     publish(&bus.publisher(&topic)?, 0..150).await?;

@@ -1,0 +1,160 @@
+//! The end of a run: what the broker says of its own is compared with the books.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use posthaste_core::{Bus, DeadLetter, Reason, Result, Start};
+use tokio::time::{Instant, timeout};
+
+use super::audit::{Audit, Letter, Wrong};
+use super::message::Tag;
+use super::stage::Stage;
+
+/// How many dead letters are listed at once.
+const PAGE: usize = 500;
+/// By when a group without pending messages has nothing in flight.
+const SETTLED: Duration = Duration::from_secs(30);
+/// Between two looks at a lag.
+const AGAIN: Duration = Duration::from_millis(200);
+/// How long a reader of a topic waits for a further message before it takes what it has for all.
+const QUIET: Duration = Duration::from_secs(3);
+/// How many messages a reader takes at once.
+const BATCH: usize = 500;
+
+/// The dead letters of a group. Those that are none of ours are findings.
+pub(super) async fn letters(
+    bus: &Bus,
+    stage: &Stage,
+    audit: &Audit,
+    group: usize,
+) -> Result<Vec<Letter>> {
+    let of = &stage.groups[group];
+    let topic = &stage.topics[of.topic].name;
+    let mut letters = Vec::new();
+    let mut page = bus.admin().dead_letters(topic, &of.name, PAGE).await?;
+    loop {
+        for stored in &page.letters {
+            match letter(&stored.letter) {
+                Some(letter) => letters.push(letter),
+                None => {
+                    let words = format!("{:?} of {}", stored.letter.reason, of.name);
+                    audit.find(Wrong::LetterUnexpected, words);
+                }
+            }
+        }
+        let Some(last) = page.letters.last().map(|stored| stored.id.clone()) else {
+            return Ok(letters);
+        };
+        page = bus.admin().dead_letters_after(topic, &of.name, last, PAGE).await?;
+    }
+}
+
+/// Only the seed rejects messages here: no attempts are used up, nothing expires.
+fn letter(letter: &DeadLetter) -> Option<Letter> {
+    let follows = match letter.reason {
+        Reason::Rejected => false,
+        Reason::FollowsKey => true,
+        _ => return None,
+    };
+    Tag::of(&letter.envelope).map(|tag| Letter { tag, follows })
+}
+
+/// Marks what became a dead letter behind another one as done.
+pub(super) async fn note_followers(bus: &Bus, stage: &Stage, audit: &Audit) -> Result<()> {
+    if !stage.can.dead_letters.is_kept() {
+        return Ok(());
+    }
+    for (group, of) in stage.groups.iter().enumerate() {
+        if stage.topics[of.topic].ordered {
+            audit.followed(group, &letters(bus, stage, audit, group).await?);
+        }
+    }
+    Ok(())
+}
+
+/// Compares dead letters and lag with the books, and reads the topics. Returns how many different
+/// messages are stored, where that can be read.
+pub(super) async fn compare(stage: &Stage, audit: &Arc<Audit>, bus: &Bus) -> Result<Option<u64>> {
+    for (group, of) in stage.groups.iter().enumerate() {
+        if stage.can.dead_letters.is_kept() {
+            let letters = letters(bus, stage, audit, group).await?;
+            audit.followed(group, &letters);
+            audit.compare_letters(group, &letters);
+        }
+        if stage.can.lag.is_kept() {
+            let left = lag(bus, &stage.topics[of.topic].name, &of.name).await?;
+            if left > 0 {
+                audit.find(Wrong::Behind, format!("{left} of {}", of.name));
+            }
+        }
+    }
+    if !stage.can.start_earliest.is_kept() || !stage.can.fan_out.is_kept() {
+        return Ok(None);
+    }
+    let mut stored = 0;
+    for topic in &stage.topics {
+        stored += read(bus, &topic.name, audit).await?;
+    }
+    Ok(Some(stored))
+}
+
+/// What the broker counts as still to do, once that does not sink any more.
+async fn lag(bus: &Bus, topic: &str, group: &str) -> Result<u64> {
+    let end = Instant::now() + SETTLED;
+    loop {
+        let left = bus.admin().lag(topic, group).await?.total();
+        if left == 0 || Instant::now() >= end {
+            return Ok(left);
+        }
+        tokio::time::sleep(AGAIN).await;
+    }
+}
+
+/// Reads a topic from its beginning, and tells the auditor what is stored, how often.
+async fn read(bus: &Bus, topic: &str, audit: &Audit) -> Result<u64> {
+    let reader = bus.subscribe(topic).group("reader").from(Start::Earliest).prefetch(BATCH * 4);
+    let mut reader = reader.start().await?;
+    let mut copies = Copies::default();
+    while let Ok(Some(batch)) = timeout(QUIET, reader.next_batch(BATCH)).await {
+        for delivery in batch? {
+            if delivery.attempt() == 1
+                && let Some(tag) = Tag::of(delivery.envelope())
+            {
+                copies.add(tag);
+            }
+            delivery.ack().await?;
+        }
+    }
+    reader.stop(SETTLED).await?;
+    Ok(copies.tell(audit))
+}
+
+/// How many copies there are of each message.
+#[derive(Debug, Default)]
+struct Copies(Vec<Vec<u8>>);
+
+impl Copies {
+    fn add(&mut self, tag: Tag) {
+        if self.0.len() <= tag.publisher {
+            self.0.resize_with(tag.publisher + 1, Vec::new);
+        }
+        let (of, number) = (&mut self.0[tag.publisher], usize::try_from(tag.number));
+        let Ok(number) = number else { return };
+        if of.len() <= number {
+            of.resize(number + 1, 0);
+        }
+        of[number] = of[number].saturating_add(1);
+    }
+
+    /// How many different messages there are.
+    fn tell(&self, audit: &Audit) -> u64 {
+        let mut stored = 0;
+        for (publisher, of) in self.0.iter().enumerate() {
+            for (number, copies) in (0..u32::MAX).zip(of).filter(|(_, copies)| **copies > 0) {
+                stored += 1;
+                audit.stored(Tag::new(publisher, number), *copies);
+            }
+        }
+        stored
+    }
+}
