@@ -13,6 +13,45 @@
 //!    What you refuse has a denial case, which then applies.
 //! 3. Run [`sabotage`] over your harness: the cases have to notice each mutant.
 //!
+//! The way from an empty crate to there is in `CONTRIBUTING.md`. A test binary, with
+//! `harness = false` in the manifest:
+//!
+//! ```no_run
+//! use std::sync::Arc;
+//!
+//! use libtest_mimic::{Arguments, Failed, Trial};
+//! use posthaste_conformance::{Case, Harness, Pace, cases, play};
+//! use tokio::runtime::Runtime;
+//!
+//! /// Each case that applies to what the broker can do; what the harness cannot break is ignored.
+//! fn trials(harness: &Arc<dyn Harness>) -> Result<Vec<Trial>, Box<dyn std::error::Error>> {
+//!     let broker = Runtime::new()?.block_on(harness.connect())?;
+//!     let can = broker.capabilities(None);
+//!     let all = cases::all().into_iter().filter(|case| case.applies(&can));
+//!     Ok(all.map(|case| trial(case, Arc::clone(harness))).collect())
+//! }
+//!
+//! fn trial(case: Case, harness: Arc<dyn Harness>) -> Trial {
+//!     let can_run = case.needed().iter().all(|need| harness.offers().contains(need));
+//!     let name = case.path();
+//!     let run = move || {
+//!         let seed = std::env::var("POSTHASTE_SEED").ok().and_then(|seed| seed.parse().ok());
+//!         let seed = seed.unwrap_or_else(|| fastrand::u64(..));
+//!         // A runtime of its own, so that cases share no worker.
+//!         let runtime = Runtime::new()?;
+//!         let played = runtime.block_on(play(&case, &harness, Pace::STEADY, seed));
+//!         runtime.shutdown_background();
+//!         played.map_err(|report| Failed::from(report.to_string()))
+//!     };
+//!     Trial::test(name, run).with_ignored_flag(!can_run)
+//! }
+//!
+//! fn suite(harness: Arc<dyn Harness>) -> Result<(), Box<dyn std::error::Error>> {
+//!     libtest_mimic::run(&Arguments::from_args(), trials(&harness)?).exit()
+//! }
+//! # fn main() {}
+//! ```
+//!
 //! Only on Unix, because the faults of processes are signals.
 #![cfg(unix)]
 
