@@ -69,7 +69,7 @@ impl Case {
         }
     }
 
-    /// What our rate, divided by the tuned raw client's, shall be at least.
+    /// What our rate, divided by the tuned raw client's, shall be at least, with payloads of 1 KiB.
     pub(crate) const fn wanted_ratio(self) -> Option<f64> {
         match self {
             Self::PublishPipelined | Self::ConsumeAck => Some(0.90),
