@@ -94,9 +94,14 @@ fn message(stream: &mut Stream) -> std::io::Result<(u8, Vec<u8>)> {
 fn start(site: &Site<'_>, access: &[&str]) -> Result<Launch> {
     let &[port] = site.ports else { return fail("PostgreSQL takes one port") };
     let inside = |command: &[&str]| tree::inside(site.installed, site.state, tree::NOBODY, command);
-    let data = site.state.join("data");
-    if !data.join("PG_VERSION").exists() {
-        fs::create_dir_all(&data).context(|| format!("making {}", data.display()))?;
+    let (data, done) = (site.state.join("data"), site.state.join("initialized"));
+    if !done.exists() {
+        let doing = || format!("making {}", data.display());
+        // An interrupted try may have left half of it.
+        if data.exists() {
+            fs::remove_dir_all(&data).context(doing)?;
+        }
+        fs::create_dir_all(&data).context(doing)?;
         own(&data)?;
         let initdb = format!("{PROGRAMS}/initdb");
         let data = tree::file("data");
@@ -104,6 +109,7 @@ fn start(site: &Site<'_>, access: &[&str]) -> Result<Launch> {
             vec![&*initdb, "-D", &data, "-U", USER, "-E", "UTF8", "--locale=C", "--no-sync"];
         command.extend(access);
         install::run(&mut inside(&command).command(), site.log)?;
+        fs::write(&done, "").context(|| format!("writing {}", done.display()))?;
     }
     let (postgres, port) = (format!("{PROGRAMS}/postgres"), port.to_string());
     let server = inside(&[

@@ -1,6 +1,7 @@
 //! Getting one broker: what is there already, else a process of our own.
 
 use std::fs::{self, File};
+use std::io::ErrorKind;
 use std::net::{Ipv4Addr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Child;
@@ -122,6 +123,8 @@ impl Registry {
         let _lock = self.lock(label)?;
         self.remove(label, false)?;
         let place = Place { dir: &self.dir, label };
+        // Also what has no record: data that were kept for a look.
+        delete_folder(&place.state())?;
         start(entry, &place, None, &Wish { may_install, keep: false, ports: &Ports::default() })
     }
 
@@ -135,9 +138,8 @@ impl Registry {
         let Some(record) = Record::read(&self.dir, id)? else { return Ok(Down::Unknown) };
         let was_up = record.processes().any(process::is_ours);
         process::stop(&record, if keep_data { STOP } else { DROP })?;
-        if !keep_data && record.state.exists() {
-            fs::remove_dir_all(&record.state)
-                .context(|| format!("deleting {}", record.state.display()))?;
+        if !keep_data {
+            delete_folder(&record.state)?;
         }
         Record::delete(&self.dir, id)?;
         Ok(if was_up { Down::Stopped } else { Down::Gone })
@@ -155,19 +157,52 @@ struct Place<'a> {
     label: &'a str,
 }
 
-/// Starts `entry` as native processes, records them, and waits until it answers.
-///
-/// `earlier` is the record of the same place's last start: its ports are taken again, and its logs
-/// go on.
+impl Place<'_> {
+    fn folder(&self) -> PathBuf {
+        self.dir.join(self.label)
+    }
+
+    fn state(&self) -> PathBuf {
+        self.folder().join("state")
+    }
+}
+
+fn delete_folder(folder: &Path) -> Result<()> {
+    match fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(error).context(|| format!("deleting {}", folder.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Starts `entry`; what a first start that failed left of its data is deleted.
 fn start(
     entry: &Entry,
     place: &Place<'_>,
     earlier: Option<&Record>,
     wish: &Wish<'_>,
 ) -> Result<Record> {
+    let is_first = !place.state().exists();
+    let started = start_on(entry, place, earlier, wish);
+    if is_first && started.is_err() {
+        delete_folder(&place.state())?;
+    }
+    started
+}
+
+/// Starts `entry` as native processes, records them, and waits until it answers.
+///
+/// `earlier` is the record of the same place's last start: its ports are taken again, and its logs
+/// go on.
+fn start_on(
+    entry: &Entry,
+    place: &Place<'_>,
+    earlier: Option<&Record>,
+    wish: &Wish<'_>,
+) -> Result<Record> {
     let installed = install::find(entry, wish.may_install)?;
-    let folder = place.dir.join(place.label);
-    let state = folder.join("state");
+    let (folder, state) = (place.folder(), place.state());
     fs::create_dir_all(&state).context(|| format!("making {}", state.display()))?;
     if earlier.is_none() {
         delete_logs(&folder).context(|| format!("deleting the logs in {}", folder.display()))?;
@@ -207,7 +242,11 @@ fn start(
             }
             Err(reason) => {
                 process::stop(&record, DROP)?;
-                Record::delete(place.dir, place.label)?;
+                match earlier {
+                    // Its data are still there: for another try, or to be deleted by `down`.
+                    Some(earlier) => earlier.write(place.dir)?,
+                    None => Record::delete(place.dir, place.label)?,
+                }
                 if attempt < PORT_ATTEMPTS && says_port_in_use(&record) {
                     attempt += 1;
                     wanted.clear();

@@ -9,7 +9,7 @@ mod maven;
 mod npm;
 
 use std::env;
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -154,8 +154,13 @@ impl Wanted<'_> {
 pub(crate) fn lock(path: &Path, what: &str) -> Result<File> {
     let file = File::create(path).context(|| format!("opening {}", path.display()))?;
     // The holder may install and start; then it is our turn.
-    match wait::until(PATIENCE * 2, || file.try_lock().ok()) {
-        Some(()) => Ok(file),
+    let taken = wait::until(PATIENCE * 2, || match file.try_lock() {
+        Ok(()) => Some(Ok(())),
+        Err(TryLockError::WouldBlock) => None,
+        Err(TryLockError::Error(error)) => Some(Err(error)),
+    });
+    match taken {
+        Some(taken) => taken.map(|()| file).context(|| format!("locking {}", path.display())),
         None => fail(format!("{what}: another process does not let go of {}", path.display())),
     }
 }
