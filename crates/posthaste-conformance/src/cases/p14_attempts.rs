@@ -1,17 +1,18 @@
 //! P14: `attempt` counts deliveries to the group, and only a failure of this delivery's handler
 //! costs a message its life.
 
-use posthaste_core::{Layout, Nack};
+use posthaste_core::{Bus, Layout, Nack, Order, Subscription, TopicConfig};
 
 use crate::case::cases;
 use crate::failure::{Outcome, ensure, ensure_eq};
 use crate::receive::{nothing, one};
 use crate::scene::Scene;
 use crate::seam::{Member, create, request};
-use crate::send::{numbered, publish, send, topic_with};
+use crate::send::{keyed, numbered, publish, publish_each, send, topic_with};
 
 cases![P14;
     Claim attempts_count_every_delivery;
+    Claim deliveries_of_a_key_are_counted_too when |can| can.order.is_kept();
     Claim releases_cost_a_message_nothing;
     Claim deploys_cost_a_message_nothing;
     Edge leases_that_end_are_counted;
@@ -23,10 +24,25 @@ async fn attempts_count_every_delivery(scene: &Scene) -> Outcome {
     let (topic, group) = (scene.topic(), scene.group("a"));
     let mut inbox = bus.subscribe(&topic).group(&group).max_attempts(10).start().await?;
     publish(&bus.publisher(&topic)?, 0..1).await?;
-    let exact = bus.capabilities(Some(&topic))?.exact_attempts;
+    counted(scene, &bus, &mut inbox).await
+}
+
+/// The same where what comes again does so by the order of its key.
+async fn deliveries_of_a_key_are_counted_too(scene: &Scene) -> Outcome {
+    let bus = scene.bus().await?;
+    let (topic, group) = (scene.topic(), scene.group("a"));
+    bus.ensure(TopicConfig::new(&topic).ordered(2).group(&group)).await?;
+    let member = bus.subscribe(&topic).group(&group).order(Order::PerKey).max_attempts(10);
+    let mut inbox = member.start().await?;
+    publish_each(&bus.publisher(&topic)?, vec![keyed("k", 0)]).await?;
+    counted(scene, &bus, &mut inbox).await
+}
+
+async fn counted(scene: &Scene, bus: &Bus, inbox: &mut Subscription) -> Outcome {
+    let exact = bus.capabilities(Some(&scene.topic()))?.exact_attempts;
     let mut last = 0;
     for round in 1..=5_u32 {
-        let delivery = one(&mut inbox, scene.patience()).await?;
+        let delivery = one(inbox, scene.patience()).await?;
         ensure_eq!(delivery.is_redelivered(), round > 1, "the flag of delivery {round}");
         ensure_eq!(delivery.attempt_is_exact(), exact, "whether delivery {round} is exact");
         if exact {
@@ -43,7 +59,7 @@ async fn attempts_count_every_delivery(scene: &Scene) -> Outcome {
             _ => delivery.ack_confirmed().await?,
         }
     }
-    nothing(&mut inbox, scene.quiet()).await
+    nothing(inbox, scene.quiet()).await
 }
 
 /// Given back without fault, far more often than it may fail.

@@ -187,13 +187,14 @@ impl Ledger {
 
     /// Keeps a delivery in memory until its next attempt.
     fn again(&self, state: &mut State, slot: usize, delay: Duration) {
-        state.slots[slot].again = true;
         count(&self.counters.retried);
         self.rest(state, slot, delay);
     }
 
+    /// Hands it out again after the delay: one more delivery, whyever.
     fn rest(&self, state: &mut State, slot: usize, delay: Duration) {
         let entry = &mut state.slots[slot];
+        entry.again = true;
         entry.phase = Phase::Resting;
         entry.handed_out = None;
         state.resting.insert((after(delay), slot));
