@@ -10,8 +10,11 @@ use crate::scene::SOURCE;
 const TYPE: &str = "conformance.fault_run";
 /// How many keys each publisher of an ordered topic has. Its numbers go round them.
 pub(super) const KEYS: u32 = 64;
-/// The payload of every message has at least so many bytes.
+/// How many bytes the payload of a message has.
 const BYTES: usize = 100;
+/// One of so many messages is larger.
+const LARGE_ONE_OF: u32 = 101;
+const LARGE_BYTES: usize = 2_000;
 
 /// The name of a message. As an id it is `p3-17`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -29,7 +32,7 @@ impl Tag {
     pub(super) fn envelope(self, keyed: bool) -> Result<Envelope> {
         let id = self.to_string();
         let mut payload = id.clone().into_bytes();
-        payload.resize(BYTES, b' ');
+        payload.resize(self.bytes(), b' ');
         let key = keyed.then(|| format!("k{}-{}", self.publisher, self.key()));
         let mut builder = Envelope::builder(TYPE).source(SOURCE).id(id).payload(payload);
         if let Some(key) = key {
@@ -43,9 +46,13 @@ impl Tag {
         let id = envelope.id();
         let (publisher, number) = id.strip_prefix('p')?.split_once('-')?;
         let payload = std::str::from_utf8(envelope.payload()).ok()?;
-        let whole = payload.len() == BYTES && payload.trim_end() == id;
         let tag = Self { publisher: publisher.parse().ok()?, number: number.parse().ok()? };
+        let whole = payload.len() == tag.bytes() && payload.trim_end() == id;
         whole.then_some(tag)
+    }
+
+    const fn bytes(self) -> usize {
+        if self.number.is_multiple_of(LARGE_ONE_OF) { LARGE_BYTES } else { BYTES }
     }
 
     /// Which key of its publisher it has.
@@ -76,9 +83,10 @@ mod tests {
 
     #[test]
     fn a_message_tells_its_name() {
-        let tag = Tag::new(3, 12_345);
-        for keyed in [false, true] {
-            assert_eq!(Tag::of(&tag.envelope(keyed).unwrap()), Some(tag));
+        for tag in [Tag::new(3, 12_345), Tag::new(0, 0)] {
+            for keyed in [false, true] {
+                assert_eq!(Tag::of(&tag.envelope(keyed).unwrap()), Some(tag));
+            }
         }
     }
 

@@ -93,7 +93,7 @@ struct Play<'a, T> {
     counts_kills: bool,
     faults: BTreeMap<FaultKind, FaultReport>,
     standings: Vec<String>,
-    stored: Option<u64>,
+    stored: Option<usize>,
     tell: T,
 }
 

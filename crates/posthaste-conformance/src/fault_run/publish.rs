@@ -20,6 +20,8 @@ const BEAT: Duration = Duration::from_millis(10);
 const RECEIPTS: usize = 2_000;
 /// How many tasks await one message each.
 const TASKS: u32 = 16;
+/// With deduplication, one of so many messages is published once more.
+const REPEATED_ONE_OF: u32 = 50;
 /// By when an impatient one gives up.
 const SHORT: Duration = Duration::from_secs(1);
 
@@ -194,17 +196,20 @@ async fn awaiting(one: One, at_a_time: u32, deadline: Option<Duration>) {
 }
 
 /// Publishes, and again with the same id as long as it is not known whether it is stored: with
-/// deduplication that is safe.
+/// deduplication that is safe. Some are published again in any case.
 async fn publish(one: &One, tag: Tag, deadline: Option<Duration>) {
+    let mut repeated = false;
     loop {
         let outcome = match tag.envelope(one.keyed) {
             Ok(envelope) => one.handle.publish_envelope_with(envelope, one.options(deadline)).await,
             Err(error) => Err(error),
         };
         let published = one.outcome(tag, &outcome, deadline.is_none());
-        let again = published == Published::Unknown && one.deduplicates && deadline.is_some();
-        if !again || !one.goes_on() {
+        let unknown = published == Published::Unknown && deadline.is_some();
+        let repeats = tag.number.is_multiple_of(REPEATED_ONE_OF) && !repeated;
+        if !one.deduplicates || !(unknown || repeats) || !one.goes_on() {
             return;
         }
+        repeated |= published != Published::Unknown;
     }
 }

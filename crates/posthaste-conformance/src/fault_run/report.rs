@@ -71,8 +71,8 @@ pub struct Report {
     /// How many failed, and may be stored.
     pub unknown: u64,
     /// How many different messages a reader found in the topics, where it can read them.
-    pub stored: Option<u64>,
-    /// How many second copies groups got of messages that were published without deduplication.
+    pub stored: Option<usize>,
+    /// How many second copies of messages groups got, each group for itself.
     pub copies: u64,
     /// What each group did.
     pub groups: Vec<GroupReport>,
@@ -151,7 +151,7 @@ impl fmt::Display for Report {
         if let Some(stored) = self.stored {
             writeln!(f, "  stored              {stored}")?;
         }
-        writeln!(f, "  stored twice        {} (published without deduplication)", self.copies)?;
+        writeln!(f, "  second copies       {} (each group counts)", self.copies)?;
         for group in &self.groups {
             writeln!(
                 f,

@@ -32,6 +32,9 @@ pub(in crate::fault_run) struct Letter {
     pub(in crate::fault_run) follows: bool,
 }
 
+/// How many messages of a publisher may be on their way at once, by far.
+const MIXED: usize = 2_000;
+
 #[derive(Debug)]
 pub(in crate::fault_run) struct Books {
     pub(super) publishers: Vec<Publications>,
@@ -39,7 +42,7 @@ pub(in crate::fault_run) struct Books {
     pub(super) members: Members,
     pub(super) outages: Outages,
     pub(super) findings: Findings,
-    /// Messages that were stored more than once without anybody having asked for deduplication.
+    /// Second copies of messages that groups got.
     pub(super) copies: u64,
     /// Processes that were killed with deliveries in hand.
     pub(super) processes: usize,
@@ -114,12 +117,11 @@ impl Books {
         members.got(arrival.member, at);
         group.holding += 1;
         let dropped = |member| members.dropped_at(member);
-        if group.arrived(arrival, at, outages, dropped, findings) {
-            if publisher.deduplicates {
+        if let Some(by_an_outage) = group.arrived(arrival, at, outages, dropped, findings) {
+            *copies += 1;
+            if publisher.deduplicates || !by_an_outage {
                 let name = &group.name;
                 findings.add(Wrong::StoredTwice, || format!("{tag}, seen by {name} at {at} ms"));
-            } else {
-                *copies += 1;
             }
         }
         let Some(keys) = &mut group.keys else { return Some(0) };
@@ -147,10 +149,15 @@ impl Books {
         let of = &mut self.groups[group];
         of.holding -= 1;
         if let Some(keys) = &mut of.keys {
-            keys.end(tag, right, ending != Ending::Undone);
+            let done = matches!(ending, Ending::Acknowledged | Ending::DeadLettered);
+            keys.end(tag, right, done);
         }
         let dead_lettered = match ending {
             Ending::Undone => return false,
+            Ending::Released => {
+                of.released(tag);
+                return false;
+            }
             Ending::Acknowledged => false,
             Ending::DeadLettered => true,
         };
@@ -165,7 +172,7 @@ impl Books {
             Ending::DeadLettered => {
                 self.change(group, tag, |group| group.undone(tag));
             }
-            Ending::Undone => {}
+            Ending::Undone | Ending::Released => {}
         }
     }
 
@@ -227,14 +234,30 @@ impl Books {
         }
     }
 
-    /// A message that a reader of the whole topic found more than once, or that should not be.
-    pub(super) fn stored(&mut self, tag: Tag, copies: u8) {
-        let Some(publisher) = self.publishers.get(tag.publisher) else { return };
-        if copies > 1 && publisher.deduplicates {
-            self.findings.add(Wrong::StoredTwice, || format!("{tag}, {copies} copies are stored"));
-        }
-        if publisher.state(tag.number) == Some(State::NotStored) {
-            self.findings.add(Wrong::NotStoredButDelivered, || format!("{tag} is stored"));
+    /// What a reader of a topic found: of each publisher how many copies of each number, up to the
+    /// last one it found.
+    pub(super) fn stored(&mut self, copies: &[Vec<u8>]) {
+        let Self { publishers, findings, .. } = self;
+        for (number, (publisher, copies)) in publishers.iter().zip(copies).enumerate() {
+            // What the broker removed is at the beginning. Publishing at once mixes a few.
+            let confirmed = publisher.all(number, State::Confirmed).next();
+            let at = |number: u32| usize::try_from(number).unwrap_or(usize::MAX);
+            let copies_of = |number: u32| copies.get(at(number)).copied().unwrap_or(0);
+            let complete = confirmed.is_some_and(|tag| copies_of(tag.number) > 0);
+            let first = copies.iter().position(|copies| *copies > 0).unwrap_or(usize::MAX);
+            let from = if complete { 0 } else { first.saturating_add(MIXED) };
+            for tag in publisher.all(number, State::Confirmed) {
+                if at(tag.number) >= from && copies_of(tag.number) == 0 {
+                    findings.add(Wrong::Lost, || format!("{tag} is not in its topic"));
+                }
+                if publisher.deduplicates && copies_of(tag.number) > 1 {
+                    findings.add(Wrong::StoredTwice, || format!("{tag} is in its topic twice"));
+                }
+            }
+            let ghosts = publisher.all(number, State::NotStored);
+            for tag in ghosts.filter(|tag| copies_of(tag.number) > 0) {
+                findings.add(Wrong::NotStoredButDelivered, || format!("{tag} is in its topic"));
+            }
         }
     }
 

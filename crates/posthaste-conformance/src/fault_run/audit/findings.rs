@@ -34,8 +34,8 @@ kinds! {
     NotStoredButDelivered = "delivered though certainly not stored";
     /// A message came that was never published, or not so.
     Foreign = "changed or never published";
-    /// Publishing with deduplication stored a message twice.
-    StoredTwice = "stored twice though deduplicated";
+    /// A message was stored twice, although it was deduplicated, or nothing was broken near it.
+    StoredTwice = "stored twice, though deduplicated or far from any fault";
     /// A settled message came again, and nothing was broken near its settlement.
     Repeated = "came again after it was settled, far from any fault";
     /// A later message of a key was handled before an earlier one was settled.

@@ -195,9 +195,9 @@ impl Audit {
         self.books().compare_letters(group, letters);
     }
 
-    /// What a reader of a whole topic found.
-    pub(super) fn stored(&self, tag: Tag, copies: u8) {
-        self.books().stored(tag, copies);
+    /// What a reader of a topic found: of each publisher how many copies of each number.
+    pub(super) fn stored(&self, copies: &[Vec<u8>]) {
+        self.books().stored(copies);
     }
 
     /// Draws the balance. What is confirmed and not handled is lost, if all had time to come.

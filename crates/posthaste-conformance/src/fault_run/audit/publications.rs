@@ -89,7 +89,13 @@ impl Publications {
             Some(State::Unknown) => self.unknown -= 1,
             Some(State::NotStored) => self.not_stored -= 1,
             Some(State::Open) => {}
-            Some(State::Confirmed) | None => return false,
+            Some(State::Confirmed) => {
+                // It is confirmed, whatever becomes of a repetition.
+                let duplicate = Published::Confirmed { duplicate: true };
+                self.duplicates += u64::from(outcome == duplicate);
+                return false;
+            }
+            None => return false,
         }
         let state = match outcome {
             Published::Confirmed { duplicate } => {
@@ -161,6 +167,9 @@ mod tests {
         book.published(2, Published::Confirmed { duplicate: true });
         assert_eq!((book.confirmed, book.duplicates, book.unknown), (2, 1, 0));
         assert_eq!(book.state(2), Some(State::Confirmed));
+        book.published(2, Published::Confirmed { duplicate: true });
+        book.published(2, Published::NotStored);
+        assert_eq!((book.confirmed, book.duplicates, book.not_stored), (2, 2, 1));
         assert_eq!(book.state(4), None);
         assert_eq!(book.all(7, State::NotStored).collect::<Vec<_>>(), [Tag::new(7, 1)]);
     }
