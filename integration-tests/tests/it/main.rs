@@ -3,7 +3,7 @@
 //! A trial is called `<broker>::<promise>::<case>`. Besides these there are, for each broker,
 //! `<broker>::sabotage::<mutant>`: the cases notice a broker with that defect; and for the
 //! in-process broker `memory::refused::<promise>::<case>`: each denial case, on the broker without
-//! that feature.
+//! that feature; and `memory::fault_run::…`: short fault runs, with and without a defect.
 //!
 //! | variable | meaning |
 //! |---|---|
@@ -16,6 +16,7 @@
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a test binary talks to a person")]
 
+mod fault_runs;
 mod ran;
 mod trials;
 

@@ -7,6 +7,7 @@ use libtest_mimic::{Failed, Trial};
 use posthaste_conformance::sabotage::{self, Mutant};
 use posthaste_conformance::{Case, Feature, Harness, Kind, Pace, Refusing, cases, play};
 
+use crate::fault_runs;
 use crate::ran::Ran;
 
 /// Everything that can be run.
@@ -19,6 +20,7 @@ pub(crate) fn all(found: &[Found], missing: &[Missing], ran: &Ran) -> Vec<Trial>
     }
     let memory = found.iter().find(|broker| broker.harness.name() == "memory");
     trials.extend(memory.into_iter().flat_map(refusals));
+    trials.extend(memory.into_iter().flat_map(|memory| fault_runs::all(&memory.harness)));
     trials
 }
 
@@ -39,7 +41,7 @@ fn conformance(broker: &Found, ran: &Ran) -> Vec<Trial> {
         let can_run = case.needed().iter().all(|need| harness.offers().contains(need));
         let trial = Trial::test(name, move || {
             ran.note(harness.name());
-            run(async { play(&case, &harness, Pace::STEADY, seed()).await })?
+            block_on(async { play(&case, &harness, Pace::STEADY, seed()).await })?
                 .map_err(|report| Failed::from(report.to_string()))
         });
         // What the harness cannot break here stays in the list.
@@ -53,7 +55,7 @@ fn harmless(broker: &Found) -> Trial {
     let name = format!("{}::sabotage::{}", broker.harness.name(), Mutant::Nothing);
     let broker = broker.clone();
     Trial::test(name, move || {
-        let played = run(sabotage::harmless(&broker.harness, &broker.can, seed()))?;
+        let played = block_on(sabotage::harmless(&broker.harness, &broker.can, seed()))?;
         played.map(drop).map_err(|reports| {
             let reports: Vec<String> = reports.iter().map(ToString::to_string).collect();
             Failed::from(reports.join("\n"))
@@ -72,7 +74,7 @@ fn mutants(broker: &Found) -> Vec<Trial> {
             let name = format!("{}::sabotage::{mutant}", broker.harness.name());
             Trial::test(name, move || {
                 let hunted = sabotage::hunt(mutant, &broker.harness, &broker.can, seed());
-                match run(hunted)? {
+                match block_on(hunted)? {
                     Ok(caught) => {
                         // Enough to see that it was caught for what it does.
                         let why: String =
@@ -98,7 +100,7 @@ fn refusals(memory: &Found) -> Vec<Trial> {
             let harness: Arc<dyn Harness> = Refusing::harness(Arc::clone(&memory.harness), feature);
             let name = format!("memory::refused::{}", case.path());
             Trial::test(name, move || {
-                run(async { play(&case, &harness, Pace::STEADY, seed()).await })?
+                block_on(async { play(&case, &harness, Pace::STEADY, seed()).await })?
                     .map_err(|report| Failed::from(report.to_string()))
             })
         })
@@ -106,7 +108,7 @@ fn refusals(memory: &Found) -> Vec<Trial> {
 }
 
 /// Runs one trial on a runtime of its own, so that trials share no worker.
-fn run<T>(trial: impl Future<Output = T>) -> Result<T, Failed> {
+pub(crate) fn block_on<T>(trial: impl Future<Output = T>) -> Result<T, Failed> {
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     let runtime = builder.worker_threads(2).enable_all().build()?;
     let outcome = runtime.block_on(trial);
@@ -116,7 +118,7 @@ fn run<T>(trial: impl Future<Output = T>) -> Result<T, Failed> {
 }
 
 /// What all chance of a trial comes from.
-fn seed() -> u64 {
+pub(crate) fn seed() -> u64 {
     let given = variable("POSTHASTE_SEED").and_then(|text| text.parse().ok());
     given.unwrap_or_else(|| fastrand::u64(..))
 }
