@@ -16,6 +16,10 @@ usage: cargo xtask <command>
   test [--only BROKER[@VERSION]] [--filter CASE] [--repeat N] [--list] [--install] [-- ARGS...]
       no option: unit, doc and public API tests of every crate, then the integration suite
       --only, --filter, --repeat, --list: the integration suite alone; ARGS go to its binary
+  faults BROKER[@VERSION] [--minutes M] [--kills K] [--messages N] [--rate R] [--only a,b]
+         [--seed S] [--json] [--install]
+      break a broker at random for minutes, under load, and account for every message;
+      a,b are of kill, restart, pause, cut, black-hole, half-open
   examples [NAME...] [--url URL] [--install]   run the examples and compare what they print
   tables [--check]                             write (or compare) the generated tables
   features                                     compile the facade with each feature alone
@@ -35,6 +39,7 @@ pub(crate) enum Command {
     Features,
     Tidy,
     Examples(ExamplesOptions),
+    Faults(FaultsOptions),
 }
 
 /// `brokers …`
@@ -76,6 +81,15 @@ pub(crate) struct ExamplesOptions {
     pub(crate) install: bool,
 }
 
+/// `faults …`
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct FaultsOptions {
+    pub(crate) broker: String,
+    pub(crate) install: bool,
+    /// Handed to the program that does it, which knows its options.
+    pub(crate) rest: Vec<OsString>,
+}
+
 /// Reads the command line (without the program's name). The error is a sentence for the user.
 pub(crate) fn parse(
     arguments: impl IntoIterator<Item = OsString>,
@@ -92,6 +106,7 @@ pub(crate) fn parse(
         "brokers" => brokers(parser),
         "test" => test(parser),
         "examples" => examples(parser),
+        "faults" => faults(parser),
         "tables" => {
             let mut check = false;
             while let Some(argument) = parser.next()? {
@@ -180,6 +195,17 @@ fn examples(mut parser: Parser) -> Result<Command, lexopt::Error> {
     Ok(Command::Examples(options))
 }
 
+fn faults(mut parser: Parser) -> Result<Command, lexopt::Error> {
+    let Some(Arg::Value(broker)) = parser.next()? else {
+        return Err("`faults` needs the name of a broker first".into());
+    };
+    let mut rest: Vec<OsString> = parser.raw_args()?.collect();
+    let before = rest.len();
+    rest.retain(|argument| argument != "--install");
+    let install = rest.len() < before;
+    Ok(Command::Faults(FaultsOptions { broker: broker.string()?, install, rest }))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -221,6 +247,20 @@ mod tests {
         assert!(read("test --repeat 0").is_err());
         assert!(read("test --repeat many").is_err());
         assert!(read("test nats").is_err());
+    }
+
+    #[test]
+    fn faults_take_a_broker_and_hand_on_the_rest() {
+        assert_eq!(
+            read("faults nats@2.9 --seed 7 --install --only kill,cut"),
+            Ok(Command::Faults(FaultsOptions {
+                broker: "nats@2.9".to_owned(),
+                install: true,
+                rest: ["--seed", "7", "--only", "kill,cut"].map(OsString::from).to_vec(),
+            }))
+        );
+        assert!(read("faults").is_err());
+        assert!(read("faults --seed 7").is_err());
     }
 
     #[test]

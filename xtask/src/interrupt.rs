@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader};
 use std::os::unix::process::CommandExt;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -53,6 +53,12 @@ impl Interrupt {
         self.wait(child, command)
     }
 
+    /// Runs `command` with our output as its own; its exit code, none if a signal ended it.
+    pub(crate) fn code(&self, command: &mut Command) -> Result<Option<i32>> {
+        let child = self.spawn(command)?;
+        Ok(self.ended(child, command)?.code())
+    }
+
     /// Runs `command` and gives each line of its standard output to `each`.
     pub(crate) fn lines(&self, command: &mut Command, mut each: impl FnMut(&str)) -> Result<bool> {
         let mut child = self.spawn(command.stdout(Stdio::piped()))?;
@@ -90,10 +96,14 @@ impl Interrupt {
         Ok(child)
     }
 
-    fn wait(&self, mut child: Child, command: &Command) -> Result<bool> {
+    fn wait(&self, child: Child, command: &Command) -> Result<bool> {
+        Ok(self.ended(child, command)?.success())
+    }
+
+    fn ended(&self, mut child: Child, command: &Command) -> Result<ExitStatus> {
         let status = child.wait().context(|| name(command))?;
         self.state().child = None;
-        Ok(status.success())
+        Ok(status)
     }
 
     /// Counts a signal and passes it on; the second one kills.
@@ -137,6 +147,8 @@ mod tests {
         let fine = interrupt.lines(&mut command, |line| lines.push(line.to_owned())).unwrap();
         assert_eq!((fine, lines), (false, vec!["one".to_owned(), "two".to_owned()]));
         assert!(interrupt.status(&mut Command::new("/bin/true")).unwrap());
+        let mut seven = Command::new("/bin/sh");
+        assert_eq!(interrupt.code(seven.args(["-c", "exit 7"])).unwrap(), Some(7));
         assert!(!interrupt.came());
     }
 

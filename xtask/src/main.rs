@@ -9,6 +9,7 @@ mod args;
 mod brokers;
 mod examples;
 mod failure;
+mod faults;
 mod features;
 mod interrupt;
 mod tables;
@@ -40,6 +41,7 @@ fn main() -> ExitCode {
         Command::Features => features::run(),
         Command::Tidy => tidy::run(),
         Command::Examples(options) => examples::run(&options),
+        Command::Faults(options) => faults::run(&options),
     };
     outcome.unwrap_or_else(|failure| {
         eprintln!("xtask: {failure}");
