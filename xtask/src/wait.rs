@@ -2,25 +2,31 @@
 
 use std::time::{Duration, Instant};
 
+/// The pauses between two polls: short at first, then a tenth of what was waited, so that asking
+/// takes little from those who are waited for, and an answer is at most a tenth late.
+const SHORTEST: Duration = Duration::from_millis(15);
+const LONGEST: Duration = Duration::from_millis(250);
+
 /// Asks `condition` again and again until it gives a value or `limit` has passed.
 ///
 /// Another process offers nothing to wait on but its answers, so the condition is polled.
 pub(crate) fn until<T>(limit: Duration, mut condition: impl FnMut() -> Option<T>) -> Option<T> {
-    let deadline = Instant::now() + limit;
+    let begun = Instant::now();
     loop {
         if let Some(value) = condition() {
             return Some(value);
         }
-        if Instant::now() >= deadline {
+        let waited = begun.elapsed();
+        if waited >= limit {
             return None;
         }
-        pause();
+        pause((waited / 10).clamp(SHORTEST, LONGEST).min(limit - waited));
     }
 }
 
 #[expect(clippy::disallowed_methods, reason = "the pause between two polls of a bounded wait")]
-fn pause() {
-    std::thread::sleep(Duration::from_millis(15));
+fn pause(length: Duration) {
+    std::thread::sleep(length);
 }
 
 #[cfg(test)]

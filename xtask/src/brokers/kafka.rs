@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use super::launch::{Answer, Launch, Program, Site};
 use super::probe::{Probed, Stream, Target};
-use super::{install, secrets};
+use super::{install, java, secrets};
 use crate::failure::{Context, Result, fail};
 
 /// The user of the login by password.
@@ -37,6 +37,9 @@ log.cleaner.dedupe.buffer.size=2097152
 log.index.size.max.bytes=1048576
 ";
 
+/// Only what is wrong goes into the log.
+const QUIET: &str = "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn";
+
 /// What makes three nodes notice each other's end soon.
 const WATCHFUL: &str = "\
 min.insync.replicas=2
@@ -46,7 +49,7 @@ broker.session.timeout.ms=6000
 
 /// One node, no login, no TLS.
 pub(crate) fn open(site: &Site<'_>) -> Result<Launch> {
-    let &[client, controller] = site.ports else { return fail("Kafka takes two ports") };
+    let &[client, controller, ..] = site.ports else { return fail("Kafka takes two ports") };
     let cluster = Cluster { site, controllers: &[controller], memory: "512m", further: "" };
     let listeners = Listeners::plain(client);
     let server = cluster.node(1, &listeners)?;
@@ -229,7 +232,7 @@ share.coordinator.state.topic.min.isr={enough}
         let path = self.config(number);
         secrets::write_private(&path, &config)?;
         let memory = format!("-Xmx{}", self.memory);
-        let mut args = java_args(self.site, &["-Xms128m", &memory]);
+        let mut args = java::args(self.site, &["-Xms128m", &memory, QUIET])?;
         args.extend(["kafka.Kafka".to_owned(), path.display().to_string()]);
         Ok(Program::new("java", args))
     }
@@ -242,12 +245,13 @@ share.coordinator.state.topic.min.isr={enough}
     /// The same, and makes the user with a password known.
     fn format_with(&self, numbers: &[usize], password: Option<&str>) -> Result<()> {
         let (cluster, _) = secrets::text(self.site.state, "cluster-id", secrets::url_safe_id)?;
+        let java_args = java::args(self.site, &["-Xmx128m", QUIET])?;
         let one = |number: usize| -> Result<()> {
             if self.data(number).join("meta.properties").exists() {
                 return Ok(());
             }
             let mut command = Command::new("java");
-            command.args(java_args(self.site, &["-Xmx128m"]));
+            command.args(&java_args).current_dir(self.site.state);
             command.args(["kafka.tools.StorageTool", "format", "--ignore-formatted"]);
             command.args(["--cluster-id", &cluster, "--config"]).arg(self.config(number));
             if let Some(password) = password {
@@ -281,16 +285,6 @@ fn node_name(number: usize) -> String {
 
 fn voter((number, port): (usize, &u16)) -> String {
     format!("{number}@127.0.0.1:{port}")
-}
-
-/// What every Java program of Kafka needs; one that starts soon is preferred to a fast one.
-fn java_args(site: &Site<'_>, memory: &[&str]) -> Vec<String> {
-    let quick = ["-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xshare:auto"];
-    let quiet = ["-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-cp"];
-    let mut args: Vec<String> =
-        memory.iter().chain(&quick).chain(&quiet).map(|&arg| arg.to_owned()).collect();
-    args.push(format!("{}/libs/*", site.installed.display()));
-    args
 }
 
 #[cfg(test)]

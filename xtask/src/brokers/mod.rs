@@ -9,6 +9,7 @@
 mod compose;
 mod credentials;
 mod install;
+mod java;
 mod kafka;
 mod launch;
 mod nats;

@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use super::launch::{Answer, Launch, Program, Site};
 use super::probe::{self, Probed, Target};
-use super::secrets;
+use super::{java, secrets};
 use crate::failure::{Result, fail};
 
 /// ElasticMQ with queues and messages on disk, so that both outlive its process.
 pub(crate) fn open(site: &Site<'_>) -> Result<Launch> {
-    let &[port] = site.ports else { return fail("ElasticMQ takes one port") };
+    let &[port, ..] = site.ports else { return fail("ElasticMQ takes one port") };
     // Queues are kept with the messages. Without a delay of 0 the last half second is in memory.
     let config = format!(
         "include classpath(\"application.conf\")
@@ -32,18 +32,10 @@ messages-storage {{
     );
     let path = site.state.join("server.conf");
     secrets::write_private(&path, &config)?;
-    let server = Program::new(
-        "java",
-        [
-            "-Xmx256m".to_owned(),
-            "-XX:+UseSerialGC".to_owned(),
-            "-XX:TieredStopAtLevel=1".to_owned(),
-            format!("-Dconfig.file={}", path.display()),
-            "-cp".to_owned(),
-            format!("{}/libs/*", site.installed.display()),
-            "org.elasticmq.server.Main".to_owned(),
-        ],
-    );
+    let configured = format!("-Dconfig.file={}", path.display());
+    let mut args = java::args(site, &["-Xmx256m", &configured])?;
+    args.push("org.elasticmq.server.Main".to_owned());
+    let server = Program::new("java", args);
     Ok(Launch::open(server, format!("sqs://elasticmq/?endpoint=http://127.0.0.1:{port}")))
 }
 

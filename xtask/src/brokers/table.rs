@@ -57,6 +57,7 @@ const KAFKA: Entry = Entry {
         artifact: "org.apache.kafka:kafka_2.13",
         // Kafka brings no way to write a log of its own.
         further: &["org.slf4j:slf4j-simple:1.7.36"],
+        rehearsal: kafka::open,
     },
     ports: 2,
     launch: kafka::open,
@@ -190,6 +191,7 @@ pub(crate) const TABLE: &[Entry] = &[
             name: "elasticmq",
             artifact: "org.elasticmq:elasticmq-server_2.13",
             further: &[],
+            rehearsal: sqs::open,
         },
         ports: 1,
         launch: sqs::open,

@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use super::{Wanted, run, tool};
+use crate::brokers::java;
+use crate::brokers::launch::{Launch, Site};
 use crate::failure::{Context, Result, fail};
 
 /// The plugin that copies the jars. Without a version Maven takes whichever is the newest.
@@ -16,6 +18,7 @@ pub(super) fn find(
     wanted: &Wanted<'_>,
     artifact: &str,
     further: &[&str],
+    rehearsal: fn(&Site<'_>) -> Result<Launch>,
     may_install: bool,
 ) -> Result<PathBuf> {
     tool("java", &format!("{} runs on a Java 17 or later", wanted.title))?;
@@ -32,7 +35,10 @@ pub(super) fn find(
             let mut command = Command::new(&mvn);
             command.args(["-q", "-B", COPY, "-DincludeScope=runtime", "-DoutputDirectory=libs"]);
             run(command.arg("-f").arg(&pom).current_dir(draft), log)?;
-            if draft.join("libs").is_dir() { Ok(()) } else { fail("Maven copied nothing") }
+            if !draft.join("libs").is_dir() {
+                return fail("Maven copied nothing");
+            }
+            java::rehearse(draft, log, rehearsal)
         })?;
     }
     Ok(wanted.folder.clone())

@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use super::launch::{Launch, Site};
 use super::process;
 use super::table::Entry;
 use crate::failure::{Context, Result, fail};
@@ -28,8 +29,13 @@ pub(crate) enum Install {
     /// too.
     Go { module: &'static str, program: &'static str },
     /// An artifact `group:name` with all that it needs, and further `group:name:version`: a
-    /// folder `libs` of jars.
-    Maven { name: &'static str, artifact: &'static str, further: &'static [&'static str] },
+    /// folder `libs` of jars. The server is started once, by two ports, see [`java`](super::java).
+    Maven {
+        name: &'static str,
+        artifact: &'static str,
+        further: &'static [&'static str],
+        rehearsal: fn(&Site<'_>) -> Result<Launch>,
+    },
     /// A package with all that it needs: a folder with `node_modules`.
     Npm { package: &'static str },
     /// A package of a Debian release, and further ones, with all that they need, unpacked but not
@@ -60,8 +66,8 @@ pub(crate) fn find(entry: &Entry, may_install: bool) -> Result<PathBuf> {
         Install::Go { module, program } => {
             go::find(&wanted(program)?, module, program, may_install)
         }
-        Install::Maven { name, artifact, further } => {
-            maven::find(&wanted(name)?, artifact, further, may_install)
+        Install::Maven { name, artifact, further, rehearsal } => {
+            maven::find(&wanted(name)?, artifact, further, rehearsal, may_install)
         }
         Install::Npm { package } => npm::find(&wanted(package)?, package, may_install),
         Install::Debian { suite, package, further } => {
