@@ -44,7 +44,7 @@ pub(super) struct Outages {
 impl Outages {
     /// `window` is how long before an outage a settlement may have been made that is lost by it.
     pub(super) fn new(window: Duration) -> Self {
-        Self { all: Vec::new(), window: millis(window + SLACK) }
+        Self { all: Vec::new(), window: millis(window.saturating_add(SLACK)) }
     }
 
     pub(super) fn begin(&mut self, at: Millis) {
@@ -97,6 +97,16 @@ mod tests {
         for (at, excused) in [(6_900, false), (12_500, true), (13_100, false)] {
             assert_eq!(outages.excuse(at), excused, "{at}");
         }
+    }
+
+    #[test]
+    fn a_window_without_a_bound_excuses_all_that_was_before() {
+        let mut outages = Outages::new(Duration::MAX);
+        assert!(!outages.excuse(5));
+        outages.begin(1_000_000);
+        outages.end(1_001_000);
+        assert!(outages.excuse(5));
+        assert!(!outages.excuse(2_000_000));
     }
 
     #[test]

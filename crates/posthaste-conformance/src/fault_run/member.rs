@@ -130,8 +130,7 @@ impl Part {
                 Ending::Acknowledged
             }
             Fate::DeadLetter => Ending::DeadLettered,
-            Fate::Release => Ending::Released,
-            Fate::Requeue | Fate::Later(_) | Fate::Drop => Ending::Undone,
+            Fate::Requeue | Fate::Later(_) | Fate::Release | Fate::Drop => Ending::Undone,
         };
         held.end(ending);
         // The books have let go of it.

@@ -311,6 +311,7 @@ impl<T: Fn(&str)> Play<'_, T> {
             duplicates: totals.duplicates,
             not_stored: totals.not_stored,
             unknown: totals.unknown,
+            doubts: totals.doubts,
             stored: self.stored,
             copies: totals.copies,
             groups: self.audit.groups(),

@@ -70,6 +70,8 @@ pub struct Report {
     pub not_stored: u64,
     /// How many failed, and may be stored.
     pub unknown: u64,
+    /// How often a publish failed so; with deduplication the message was then published again.
+    pub doubts: u64,
     /// How many different messages a reader found in the topics, where it can read them.
     pub stored: Option<usize>,
     /// How many second copies of messages groups got, each group for itself.
@@ -144,9 +146,14 @@ impl fmt::Display for Report {
         writeln!(f, "  longest stall       {:.2?}", self.longest_stall())?;
         writeln!(
             f,
-            "  published           {} attempted, {} confirmed ({} as known before), {} not stored, \
-             {} unknown",
-            self.attempted, self.confirmed, self.duplicates, self.not_stored, self.unknown
+            "  published           {} attempted, {} confirmed, {} not stored, {} unknown; {} doubts \
+             in between, {} confirmed as known before",
+            self.attempted,
+            self.confirmed,
+            self.not_stored,
+            self.unknown,
+            self.doubts,
+            self.duplicates
         )?;
         if let Some(stored) = self.stored {
             writeln!(f, "  stored              {stored}")?;

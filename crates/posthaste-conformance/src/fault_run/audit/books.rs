@@ -149,15 +149,10 @@ impl Books {
         let of = &mut self.groups[group];
         of.holding -= 1;
         if let Some(keys) = &mut of.keys {
-            let done = matches!(ending, Ending::Acknowledged | Ending::DeadLettered);
-            keys.end(tag, right, done);
+            keys.end(tag, right, ending != Ending::Undone);
         }
         let dead_lettered = match ending {
             Ending::Undone => return false,
-            Ending::Released => {
-                of.released(tag);
-                return false;
-            }
             Ending::Acknowledged => false,
             Ending::DeadLettered => true,
         };
@@ -172,7 +167,7 @@ impl Books {
             Ending::DeadLettered => {
                 self.change(group, tag, |group| group.undone(tag));
             }
-            Ending::Undone | Ending::Released => {}
+            Ending::Undone => {}
         }
     }
 

@@ -21,10 +21,8 @@ pub(in crate::fault_run) struct Arrival {
 pub(in crate::fault_run) enum Ending {
     Acknowledged,
     DeadLettered,
-    /// It failed, or the delivery was taken away: it has to come again.
+    /// It failed, was given back or taken away: it has to come again.
     Undone,
-    /// It was given back without a fault: it has to come again.
-    Released,
 }
 
 /// It came.
@@ -39,8 +37,6 @@ const PASSED: u8 = 16;
 const COUNTED: u8 = 32;
 /// Its last settlement was refused, though its handler had ended: it may come again.
 const REFUSED: u8 = 64;
-/// It was given back without a fault.
-const RELEASED: u8 = 128;
 const DONE: u8 = ACKNOWLEDGED | DEAD_LETTERED | FOLLOWED;
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -137,7 +133,6 @@ impl Deliveries {
     ) -> Option<bool> {
         let group = self.name.clone();
         let Arrival { tag, attempt, .. } = *arrival;
-        let is_ordered = self.keys.is_some();
         let place = arrival.offset.map_or(0, |offset| offset.saturating_add(1));
         let seen = self.slot(tag);
         // A repetition may come from another place, a first delivery of the same copy cannot.
@@ -159,9 +154,7 @@ impl Deliveries {
                     });
                 }
             }
-            // What is given back of an ordered key waits in memory, and keeps its attempt.
-            let kept = is_ordered && before.flags & RELEASED != 0;
-            let grew = attempt + u32::from(kept) > u32::from(before.attempt);
+            let grew = attempt > u32::from(before.attempt);
             if arrival.exact && !grew && !outages.touch(seen.at, at) {
                 findings.add(Wrong::AttemptsWentBack, || {
                     format!(
@@ -171,7 +164,7 @@ impl Deliveries {
                 });
             }
         }
-        seen.flags = seen.flags & !RELEASED | CAME;
+        seen.flags |= CAME;
         seen.at = at;
         seen.attempt = u16::try_from(attempt).unwrap_or(u16::MAX);
         seen.member = u16::try_from(arrival.member).unwrap_or(u16::MAX);
@@ -181,11 +174,6 @@ impl Deliveries {
         self.redelivered += u64::from(came && !is_copy);
         self.again += u64::from(came && !is_copy && settled);
         is_copy.then(|| outages.touch(before.at, at))
-    }
-
-    /// It was given back without a fault.
-    pub(super) fn released(&mut self, tag: Tag) {
-        self.slot(tag).flags |= RELEASED;
     }
 
     /// A handler has ended well.

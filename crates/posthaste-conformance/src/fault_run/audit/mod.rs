@@ -54,6 +54,7 @@ pub(super) struct Totals {
     pub(super) duplicates: u64,
     pub(super) not_stored: u64,
     pub(super) unknown: u64,
+    pub(super) doubts: u64,
     pub(super) copies: u64,
     pub(super) bytes: usize,
 }
@@ -234,6 +235,7 @@ impl Audit {
             totals.duplicates += publisher.duplicates;
             totals.not_stored += publisher.not_stored;
             totals.unknown += publisher.unknown;
+            totals.doubts += publisher.doubts;
         }
         totals
     }

@@ -42,14 +42,24 @@ pub(super) struct Publications {
     pub(super) duplicates: u64,
     pub(super) not_stored: u64,
     pub(super) unknown: u64,
+    /// How often it was not known whether a message is stored, also if that is known since.
+    pub(super) doubts: u64,
 }
 
 impl Publications {
     pub(super) fn new(topic: usize, groups: usize, deduplicates: bool) -> Self {
         let groups = u8::try_from(groups).unwrap_or(u8::MAX).min(31);
-        let (confirmed, duplicates, not_stored, unknown) = (0, 0, 0, 0);
-        let states = Vec::new();
-        Self { topic, deduplicates, groups, states, confirmed, duplicates, not_stored, unknown }
+        Self {
+            topic,
+            deduplicates,
+            groups,
+            states: Vec::new(),
+            confirmed: 0,
+            duplicates: 0,
+            not_stored: 0,
+            unknown: 0,
+            doubts: 0,
+        }
     }
 
     /// The next number.
@@ -109,6 +119,7 @@ impl Publications {
             }
             Published::Unknown => {
                 self.unknown += 1;
+                self.doubts += 1;
                 3
             }
         };
@@ -166,6 +177,7 @@ mod tests {
         assert_eq!((book.confirmed, book.not_stored, book.unknown, book.open()), (1, 1, 1, 1));
         book.published(2, Published::Confirmed { duplicate: true });
         assert_eq!((book.confirmed, book.duplicates, book.unknown), (2, 1, 0));
+        assert_eq!(book.doubts, 1);
         assert_eq!(book.state(2), Some(State::Confirmed));
         book.published(2, Published::Confirmed { duplicate: true });
         book.published(2, Published::NotStored);

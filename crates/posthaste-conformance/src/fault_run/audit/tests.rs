@@ -289,20 +289,6 @@ fn attempts_grow_but_over_an_outage() {
 }
 
 #[test]
-fn what_is_given_back_of_a_key_keeps_its_attempt() {
-    for (group, attempt, wrong) in [(KEYED, 2, 0), (KEYED, 1, 1), (A, 2, 1)] {
-        let mut books = books();
-        let tag = publish(&mut books, if group == KEYED { ORDERED } else { PLAIN });
-        begin(&mut books, group, arrival(tag, 2), 1_000).end(&mut books, Ending::Released, 1_000);
-        handle(&mut books, group, tag, attempt, 1_001);
-        assert_eq!(books.findings.count(Wrong::AttemptsWentBack), wrong);
-        // Only once: the next one has to be another.
-        handle(&mut books, group, tag, attempt, 1_002);
-        assert_eq!(books.findings.count(Wrong::AttemptsWentBack), wrong + 1);
-    }
-}
-
-#[test]
 fn an_unflagged_second_delivery_is_noticed() {
     let mut books = books();
     let tag = publish(&mut books, PLAIN);
