@@ -62,6 +62,26 @@ impl<T> KeyGate<T> {
         })
     }
 
+    /// Takes every waiting item that fits, of all keys; the others keep their order.
+    pub(crate) fn take_all_that(&mut self, fits: impl Fn(&T) -> bool) -> Vec<T> {
+        let mut taken = Vec::new();
+        for waiting in self.keys.values_mut() {
+            for item in std::mem::take(waiting) {
+                if fits(&item) {
+                    taken.push(item);
+                } else {
+                    waiting.push_back(item);
+                }
+            }
+        }
+        taken
+    }
+
+    /// What waits, of all keys.
+    pub(crate) fn waiting(&self) -> impl Iterator<Item = &T> {
+        self.keys.values().flatten()
+    }
+
     /// Takes everything that waits, of all keys, in no order between keys.
     pub(crate) fn take_all(&mut self) -> Vec<T> {
         self.keys.values_mut().flat_map(std::mem::take).collect()

@@ -10,6 +10,7 @@ use tokio::runtime::Handle;
 use tokio_util::task::TaskTracker;
 
 use super::builder::Settings;
+use super::clock::Clock;
 use super::{bounded, shielded};
 use crate::broker::Broker;
 use crate::publisher::Window;
@@ -20,6 +21,7 @@ use crate::{Error, ErrorKind, GroupName, Result, TopicInfo, TopicName, TopicSpec
 pub(crate) struct Core {
     pub(crate) broker: Arc<dyn Broker>,
     pub(crate) settings: Settings,
+    pub(super) clock: Clock,
     runtime: Handle,
     tasks: TaskTracker,
     rooms: Mutex<Rooms>,
@@ -43,7 +45,8 @@ pub(super) struct Open {
 impl Core {
     pub(super) fn new(broker: Arc<dyn Broker>, settings: Settings, runtime: Handle) -> Self {
         let tasks = TaskTracker::new();
-        Self { broker, settings, runtime, tasks, rooms: Mutex::default() }
+        let clock = Clock::new();
+        Self { broker, settings, clock, runtime, tasks, rooms: Mutex::default() }
     }
 
     /// Runs a task that [`join`](Self::join) waits for.

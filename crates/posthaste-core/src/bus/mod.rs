@@ -2,6 +2,7 @@
 
 mod admin;
 mod builder;
+mod clock;
 mod core;
 mod deadline;
 mod queue;
@@ -30,7 +31,7 @@ use crate::publisher::Window;
 use crate::subscription::Ledger;
 use crate::{
     Capabilities, Difference, Error, ErrorKind, Health, Publisher, Result, SubscribeBuilder,
-    TopicConfig, TopicInfo, TopicName,
+    Timestamp, TopicConfig, TopicInfo, TopicName,
 };
 
 /// What the end of a close may take beyond its deadline.
@@ -243,6 +244,11 @@ impl Bus {
 
     pub(crate) fn source(&self) -> &str {
         &self.core.settings.source
+    }
+
+    /// The time of day at an instant that is now.
+    pub(crate) fn time(&self, now: Instant) -> Timestamp {
+        self.core.clock.at(now)
     }
 
     pub(crate) fn publish_deadline(&self) -> Duration {

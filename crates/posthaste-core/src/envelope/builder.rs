@@ -309,7 +309,7 @@ impl<'a> EnvelopeBuilder<'a> {
     /// bytes or everything but the payload more than 1 MiB.
     #[inline]
     pub fn build(self) -> Result<Envelope> {
-        self.finish(None)
+        self.finish(None, Timestamp::now)
     }
 
     /// The same as [`build`](Self::build), with a source for messages that name none.
@@ -318,27 +318,43 @@ impl<'a> EnvelopeBuilder<'a> {
     /// As [`build`](Self::build).
     #[inline]
     pub fn build_with(self, default_source: &str) -> Result<Envelope> {
-        self.finish(Some(default_source))
+        if self.text[Slot::Source as usize].is_none() {
+            check::source(default_source)?;
+        }
+        self.finish(Some(default_source), Timestamp::now)
     }
 
-    fn finish(mut self, default_source: Option<&str>) -> Result<Envelope> {
+    /// The same with a source that was checked before, at a time that is known.
+    #[inline]
+    pub(crate) fn build_at(self, default_source: &str, now: Timestamp) -> Result<Envelope> {
+        self.finish(Some(default_source), || now)
+    }
+
+    #[inline]
+    fn finish(
+        mut self,
+        default_source: Option<&str>,
+        clock: impl Fn() -> Timestamp,
+    ) -> Result<Envelope> {
         if let Some(error) = self.error.take() {
             return Err(error);
         }
         let mut id = [0; UUID_LENGTH];
         let mut parts = self.parts();
         if parts.text[Slot::Source as usize].is_none() {
-            let source = default_source.ok_or_else(|| {
+            parts.text[Slot::Source as usize] = Some(default_source.ok_or_else(|| {
                 Error::invalid("source: it is absent; name the producer, for example /billing")
-            })?;
-            check::source(source)?;
-            parts.text[Slot::Source as usize] = Some(source);
+            })?);
         }
-        let slot = &mut parts.text[Slot::Id as usize];
-        slot.get_or_insert_with(|| new_id(&mut id));
         // A time that was not known when the message was read is not known in a copy of it.
-        if parts.marks & LENIENT == 0 {
-            parts.time = parts.time.or_else(|| Some(Timestamp::now()));
+        let timed = parts.time.is_some() || parts.marks & LENIENT != 0;
+        let slot = &mut parts.text[Slot::Id as usize];
+        if slot.is_none() || !timed {
+            let now = clock();
+            slot.get_or_insert_with(|| new_id(now, &mut id));
+            if !timed {
+                parts.time = Some(now);
+            }
         }
         // What a broker delivered may be larger than what may be published.
         if parts.len() > HEAD_LIMIT && parts.marks & LENIENT == 0 {
@@ -356,7 +372,7 @@ impl<'a> EnvelopeBuilder<'a> {
         let mut id = [0; UUID_LENGTH];
         let mut parts = self.parts();
         parts.marks |= LENIENT;
-        parts.text[Slot::Id as usize].get_or_insert_with(|| new_id(&mut id));
+        parts.text[Slot::Id as usize].get_or_insert_with(|| new_id(Timestamp::now(), &mut id));
         parts.text[Slot::Source as usize].get_or_insert(FOREIGN_SOURCE);
         parts.text[Slot::Type as usize].get_or_insert(FOREIGN_TYPE);
         let head = parts.encode().unwrap_or_else(|| {
@@ -393,8 +409,12 @@ impl fmt::Debug for EnvelopeBuilder<'_> {
 
 const UUID_LENGTH: usize = uuid::fmt::Hyphenated::LENGTH;
 
-fn new_id(buffer: &mut [u8; UUID_LENGTH]) -> &str {
-    uuid::Uuid::now_v7().hyphenated().encode_lower(buffer)
+/// A UUIDv7. Behind its time it is random, so that nothing is shared between those who make some.
+fn new_id(now: Timestamp, buffer: &mut [u8; UUID_LENGTH]) -> &str {
+    let micros = u64::try_from(now.as_micros()).unwrap_or(0);
+    let nanos = u32::try_from(micros % 1_000_000 * 1_000).unwrap_or(0);
+    let time = uuid::Timestamp::from_unix(uuid::NoContext, micros / 1_000_000, nanos);
+    uuid::Uuid::new_v7(time).hyphenated().encode_lower(buffer)
 }
 
 #[cold]

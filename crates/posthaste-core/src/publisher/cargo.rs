@@ -1,10 +1,10 @@
 //! The entries of a flight: which are resolved by an answer, and which are sent again.
 
 use smallvec::SmallVec;
-use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::Confirmed;
+use super::answers::{Answer, Answering};
 use super::hold::Entry;
 use super::window::Window;
 use crate::broker::{Outcomes, SendOptions};
@@ -16,7 +16,8 @@ pub(super) struct Ticket {
     pub(super) entry: u64,
     /// What is outstanding together, for those who flush.
     pub(super) epoch: u64,
-    pub(super) reply: oneshot::Sender<Result<Confirmed>>,
+    /// Where the outcome goes; `None` once it was given, while the entry is still on its way.
+    pub(super) answer: Option<Answer>,
     pub(super) deadline: Instant,
     /// Bytes reserved in the window.
     pub(super) cost: u32,
@@ -74,23 +75,37 @@ impl Cargo {
         self.tickets.iter().map(|ticket| ticket.deadline).min()
     }
 
-    pub(super) fn last_deadline(&self) -> Option<Instant> {
-        self.tickets.iter().map(|ticket| ticket.deadline).max()
-    }
-
     /// The answer did not come. If it was sent, it may be stored.
     pub(super) fn doubt(&mut self, sent: bool) {
         self.tickets.iter_mut().for_each(|ticket| ticket.uncertain |= sent);
     }
 
-    /// Gives everything up, because the bus's close has run out of time.
-    pub(super) fn abandon(&mut self, window: &Window, landed: &mut Landed) {
+    /// Gives everything up, for that reason.
+    pub(super) fn abandon(&mut self, window: &Window, reason: &'static str, landed: &mut Landed) {
         self.envelopes.clear();
+        let mut answering = window.answers.answering();
         for ticket in self.tickets.drain(..) {
-            let error = Error::closed("the bus was closed before the broker answered")
-                .with_may_be_stored(ticket.uncertain);
-            ticket.resolve(window, landed, Err(error));
+            let error = Error::closed(reason).with_may_be_stored(ticket.uncertain);
+            ticket.resolve(window, &mut answering, landed, Err(error));
         }
+    }
+
+    /// Tells whoever is past its deadline, while the entry stays on its way with the others.
+    pub(super) fn give_notice(tickets: &mut [Ticket], window: &Window, sent: bool) {
+        let now = Instant::now();
+        let mut answering = window.answers.answering();
+        for ticket in tickets.iter_mut().filter(|ticket| ticket.deadline <= now) {
+            if ticket.answer.is_some() {
+                let error = late(sent || ticket.uncertain, ticket.last_error.take());
+                ticket.tell(window, &mut answering, Err(error));
+            }
+        }
+    }
+
+    /// The next deadline that somebody waits for.
+    pub(super) fn next_deadline(tickets: &[Ticket]) -> Option<Instant> {
+        let asked = tickets.iter().filter(|ticket| ticket.answer.is_some());
+        asked.map(|ticket| ticket.deadline).min()
     }
 
     /// Fails what is past its deadline.
@@ -99,13 +114,14 @@ impl Cargo {
         if self.tickets.iter().all(|ticket| ticket.deadline > now) {
             return;
         }
+        let mut answering = window.answers.answering();
         for mut entry in self.take() {
             if entry.ticket.deadline > now {
                 self.load(entry);
                 continue;
             }
             let error = late(entry.ticket.uncertain, entry.ticket.last_error.take());
-            entry.ticket.resolve(window, landed, Err(error));
+            entry.ticket.resolve(window, &mut answering, landed, Err(error));
         }
     }
 
@@ -136,11 +152,12 @@ impl Cargo {
         // What was known of the topic may be out of date: it is looked up once more for each
         // entry. Where the look itself failed, another one would find the same.
         let mut stale = false;
+        let mut answering = window.answers.answering();
         for (mut entry, outcome) in self.take().zip(outcomes) {
             let error = match outcome {
                 Ok(stored) => {
-                    let confirmed = Confirmed::new(&entry.envelope, stored);
-                    entry.ticket.resolve(window, landed, Ok(confirmed));
+                    let confirmed = Confirmed::new(entry.envelope, stored);
+                    entry.ticket.resolve(window, &mut answering, landed, Ok(confirmed));
                     continue;
                 }
                 Err(error) => error,
@@ -159,9 +176,10 @@ impl Cargo {
                 self.load(entry);
             } else {
                 let error = error.with_may_be_stored(ticket.uncertain);
-                entry.ticket.resolve(window, landed, Err(error));
+                entry.ticket.resolve(window, &mut answering, landed, Err(error));
             }
         }
+        drop(answering);
         if stale {
             // The topic may be another one now, which orders in another way: what is left is
             // loaded anew.
@@ -205,11 +223,27 @@ pub(super) fn late(may_be_stored: bool, last: Option<Error>) -> Error {
 }
 
 impl Ticket {
-    fn resolve(self, window: &Window, landed: &mut Landed, outcome: Result<Confirmed>) {
+    /// Gives back what it took, and answers.
+    pub(super) fn resolve(
+        mut self,
+        window: &Window,
+        answering: &mut Answering<'_>,
+        landed: &mut Landed,
+        outcome: Result<Confirmed>,
+    ) {
         landed.add(&self);
-        let outcome =
-            outcome.map_err(|error| error.with_operation("publish").with_topic(window.topic()));
-        // Nobody waits for it any more: the receipt was dropped, or its deadline has passed.
-        let _ = self.reply.send(outcome);
+        self.tell(window, answering, outcome);
+    }
+
+    /// Answers, unless that was done before.
+    pub(super) fn tell(
+        &mut self,
+        window: &Window,
+        answering: &mut Answering<'_>,
+        outcome: Result<Confirmed>,
+    ) {
+        if let Some(answer) = self.answer.take() {
+            answering.answer(answer, outcome.map_err(|error| window.name(error)));
+        }
     }
 }

@@ -17,8 +17,8 @@ pub struct Confirmed {
 }
 
 impl Confirmed {
-    pub(crate) fn new(envelope: &Envelope, stored: Stored) -> Self {
-        Self { envelope: envelope.clone().with_payload(Bytes::new()), stored }
+    pub(crate) fn new(envelope: Envelope, stored: Stored) -> Self {
+        Self { envelope: envelope.with_payload(Bytes::new()), stored }
     }
 
     /// The message's id.

@@ -6,6 +6,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use smallvec::SmallVec;
+use tokio::time::Instant;
 
 use super::cargo::{Cargo, Landed, Ticket};
 use super::epoch::Epochs;
@@ -42,6 +43,10 @@ pub(super) struct State {
     /// Flights that the task has still to take over.
     pub(super) adopted: Vec<Flight>,
     pub(super) driven: bool,
+    /// No entry that is kept back has an earlier deadline. Who leaves does not change it.
+    due: Option<Instant>,
+    /// When the task is going to look for those who are late.
+    watched: Option<Instant>,
     destination: Option<Arc<Destination>>,
     /// How the topic ordered when it was last known.
     layout: Option<Layout>,
@@ -63,6 +68,8 @@ impl State {
             loose: SmallVec::new(),
             adopted: Vec::new(),
             driven: false,
+            due: None,
+            watched: None,
             destination: None,
             layout: None,
             epochs: Epochs::new(),
@@ -81,12 +88,21 @@ impl State {
     /// Takes an entry in. What is returned leaves at once; else it waits.
     pub(super) fn take_in(&mut self, entry: Entry, at_once: bool) -> Option<(u64, Cargo)> {
         let at_once = at_once && self.waiting.is_empty();
-        let entry = self.offer(entry)?;
-        if at_once && !self.crowded && self.has_room() {
-            return Some(self.launch(Cargo::of(entry)));
+        let deadline = entry.ticket.deadline;
+        match self.offer(entry) {
+            Some(entry) if at_once && !self.crowded && self.has_room() => {
+                return Some(self.launch(Cargo::of(entry)));
+            }
+            Some(entry) => self.waiting.push_back(entry),
+            None => {}
         }
-        self.waiting.push_back(entry);
+        self.keep_by(deadline);
         None
+    }
+
+    /// Somebody who is kept back has this deadline.
+    fn keep_by(&mut self, deadline: Instant) {
+        self.due = Some(self.due.map_or(deadline, |due| due.min(deadline)));
     }
 
     /// Whether nobody but the task may make up a batch.
@@ -183,6 +199,7 @@ impl State {
         for mut entry in entries.into_iter().rev() {
             // On a plain topic nobody waits for it, even if it left before that was known.
             entry.ticket.key = entry.ticket.key.filter(|_| !plain);
+            self.keep_by(entry.ticket.deadline);
             self.waiting.push_front(entry);
         }
     }
@@ -191,15 +208,43 @@ impl State {
         self.destination = None;
     }
 
-    /// Takes an entry back that waits, with the right to pass that others of its key wait for.
-    pub(super) fn withdraw(&mut self, entry: u64) -> Option<Ticket> {
-        let wanted = |waiting: &Entry| waiting.ticket.entry == entry;
-        if let Some(at) = self.waiting.iter().position(wanted) {
-            return self.waiting.remove(at).map(|entry| entry.ticket);
+    /// Whether somebody is late before the task looks again.
+    pub(super) fn is_due_sooner(&self) -> bool {
+        self.due.is_some_and(|due| self.watched.is_none_or(|watched| due < watched))
+    }
+
+    /// The task ends: nobody looks any more.
+    pub(super) const fn leave(&mut self) {
+        self.driven = false;
+        self.watched = None;
+    }
+
+    /// When the task has to look for those who are late.
+    pub(super) const fn wake_me_when_due(&mut self) -> Option<Instant> {
+        self.watched = self.due;
+        self.due
+    }
+
+    /// Takes back what waits and is past its deadline, each with the right to pass that others of
+    /// its key wait for.
+    pub(super) fn withdraw_late(&mut self, now: Instant) -> Vec<Ticket> {
+        let is_late = |entry: &Entry| entry.ticket.deadline <= now;
+        let mut late = Vec::new();
+        for entry in std::mem::take(&mut self.waiting) {
+            if is_late(&entry) {
+                late.push(entry.ticket);
+            } else {
+                self.waiting.push_back(entry);
+            }
         }
-        let mut gated = self.gate.take_one(wanted)?;
-        gated.ticket.key = None;
-        Some(gated.ticket)
+        for mut gated in self.gate.take_all_that(is_late) {
+            // Another one of its key has the right.
+            gated.ticket.key = None;
+            late.push(gated.ticket);
+        }
+        let waiting = self.waiting.iter().chain(self.gate.waiting());
+        self.due = waiting.map(|entry| entry.ticket.deadline).min();
+        late
     }
 
     /// Takes back everything that waits.

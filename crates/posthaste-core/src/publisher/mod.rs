@@ -1,5 +1,6 @@
 //! Publishing: the sending handle of a topic.
 
+mod answers;
 mod cargo;
 mod confirmed;
 mod epoch;
@@ -22,7 +23,7 @@ pub use receipt::Receipt;
 pub(crate) use submit::Leave;
 pub(crate) use window::Window;
 
-use crate::bus::after;
+use crate::bus::bounded;
 use crate::codec::Encode;
 use crate::envelope::EnvelopeBuilder;
 use crate::{Bus, Envelope, Event, Result, TopicName, event};
@@ -92,8 +93,9 @@ impl Publisher {
         E: Event + ?Sized,
         E::Codec: Encode<E>,
     {
-        let envelope = self.encode(event, None)?;
-        self.send(envelope, &PublishOptions::new()).await
+        let (options, now) = (PublishOptions::new(), Instant::now());
+        let envelope = self.encode(event, None, now)?;
+        self.send(envelope, &options, now).await
     }
 
     /// Publishes an event with options.
@@ -108,8 +110,9 @@ impl Publisher {
         E: Event + ?Sized,
         E::Codec: Encode<E>,
     {
-        let envelope = self.encode(event, Some(&options))?;
-        self.send(envelope, &options).await
+        let now = Instant::now();
+        let envelope = self.encode(event, Some(&options), now)?;
+        self.send(envelope, &options, now).await
     }
 
     /// Publishes an envelope: the untyped way.
@@ -120,7 +123,7 @@ impl Publisher {
     /// # Cancel safety
     /// See [`Publisher`].
     pub async fn publish_envelope(&self, envelope: Envelope) -> Result<Confirmed> {
-        self.send(envelope, &PublishOptions::new()).await
+        self.send(envelope, &PublishOptions::new(), Instant::now()).await
     }
 
     /// Publishes an envelope with options; those that concern attributes replace the envelope's.
@@ -140,7 +143,7 @@ impl Publisher {
         } else {
             options.apply(envelope.to_builder()).build()?
         };
-        self.send(envelope, &options).await
+        self.send(envelope, &options, Instant::now()).await
     }
 
     /// Queues an event and returns once it has a slot in the window. Await the receipt for the
@@ -156,7 +159,8 @@ impl Publisher {
         E: Event + ?Sized,
         E::Codec: Encode<E>,
     {
-        self.enqueue_envelope(self.encode(event, None)?).await
+        let now = Instant::now();
+        self.queue(self.encode(event, None, now)?, now).await
     }
 
     /// Queues an envelope; see [`enqueue`](Self::enqueue).
@@ -167,9 +171,7 @@ impl Publisher {
     /// # Cancel safety
     /// When dropped before it returns, nothing was sent.
     pub async fn enqueue_envelope(&self, envelope: Envelope) -> Result<Receipt> {
-        let options = PublishOptions::new();
-        let deadline = self.deadline(&options);
-        self.window.submit(envelope, options.send(), deadline, Leave::Queued).await
+        self.queue(envelope, Instant::now()).await
     }
 
     /// Publishes events in native batches and reports each. The report has one outcome for each
@@ -189,8 +191,9 @@ impl Publisher {
         E: Event + 'a,
         E::Codec: Encode<E>,
     {
+        let now = Instant::now();
         let envelopes: Result<Vec<_>> =
-            events.into_iter().map(|event| self.encode(event, None)).collect();
+            events.into_iter().map(|event| self.encode(event, None, now)).collect();
         Ok(self.publish_all_envelopes(envelopes?).await)
     }
 
@@ -199,7 +202,7 @@ impl Publisher {
     /// # Cancel safety
     /// When dropped, each envelope may or may not be stored.
     pub async fn publish_all_envelopes(&self, envelopes: Vec<Envelope>) -> PublishReport {
-        let deadline = self.deadline(&PublishOptions::new());
+        let deadline = self.deadline(&PublishOptions::new(), Instant::now());
         let mut receipts = Vec::with_capacity(envelopes.len());
         for envelope in envelopes {
             let send = Default::default();
@@ -221,7 +224,7 @@ impl Publisher {
     /// # Errors
     /// `Invalid` or `TooLarge` names the attribute that is wrong.
     pub fn envelope(&self, builder: EnvelopeBuilder<'_>) -> Result<Envelope> {
-        builder.build_with(self.bus.source()).map_err(|error| error.with_topic(self.topic()))
+        self.finish(builder, Instant::now()).map_err(|error| error.with_topic(self.topic()))
     }
 
     /// Waits until everything that was published on this topic before is resolved.
@@ -232,25 +235,45 @@ impl Publisher {
         self.window.flush().await;
     }
 
-    fn encode<E>(&self, event: &E, options: Option<&PublishOptions>) -> Result<Envelope>
+    fn encode<E>(
+        &self,
+        event: &E,
+        options: Option<&PublishOptions>,
+        now: Instant,
+    ) -> Result<Envelope>
     where
         E: Event + ?Sized,
         E::Codec: Encode<E>,
     {
         event::encode(event, |builder| match options {
-            Some(options) => options.apply(builder).build_with(self.bus.source()),
-            None => builder.build_with(self.bus.source()),
+            Some(options) => self.finish(options.apply(builder), now),
+            None => self.finish(builder, now),
         })
         .map_err(|error| error.with_operation("publish").with_topic(self.topic()))
     }
 
-    async fn send(&self, envelope: Envelope, options: &PublishOptions) -> Result<Confirmed> {
-        let deadline = self.deadline(options);
+    fn finish(&self, builder: EnvelopeBuilder<'_>, now: Instant) -> Result<Envelope> {
+        builder.build_at(self.bus.source(), self.bus.time(now))
+    }
+
+    async fn send(
+        &self,
+        envelope: Envelope,
+        options: &PublishOptions,
+        now: Instant,
+    ) -> Result<Confirmed> {
+        let deadline = self.deadline(options, now);
         self.window.submit(envelope, options.send(), deadline, Leave::Straight).await?.await
     }
 
-    fn deadline(&self, options: &PublishOptions) -> Instant {
-        after(options.deadline_or(self.bus.publish_deadline()))
+    async fn queue(&self, envelope: Envelope, now: Instant) -> Result<Receipt> {
+        let options = PublishOptions::new();
+        let deadline = self.deadline(&options, now);
+        self.window.submit(envelope, options.send(), deadline, Leave::Queued).await
+    }
+
+    fn deadline(&self, options: &PublishOptions, now: Instant) -> Instant {
+        now + bounded(options.deadline_or(self.bus.publish_deadline()))
     }
 }
 

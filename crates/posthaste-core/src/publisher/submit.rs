@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::cargo::Ticket;
@@ -37,17 +36,21 @@ impl Window {
     ) -> Result<Receipt> {
         let cost = self.admit(&envelope, send)?;
         self.reserve(cost, deadline).await?;
-        let (reply, outcome) = oneshot::channel();
+        let (answer, question) = self.answers.open();
         let mut state = self.lock();
         if state.closed {
+            drop(state);
+            self.answers.forget(&question);
             // Nobody waits for its room any more.
-            return Err(closed(self.topic()));
+            let error = closed(self.topic());
+            self.answers.answer(answer, Err(error.duplicate()));
+            return Err(error);
         }
         let number = state.number();
         let ticket = Ticket {
             entry: number,
             epoch: state.epochs.enter(),
-            reply,
+            answer: Some(answer),
             deadline,
             cost,
             key: None,
@@ -65,13 +68,12 @@ impl Window {
             }
             None => {
                 if leave != Leave::Together {
-                    self.engage(&mut state);
+                    self.engage(state);
                 }
                 None
             }
         };
-        drop(state);
-        Ok(Receipt::new(outcome, flight, Arc::clone(self), number, deadline))
+        Ok(Receipt::new(question, flight, Arc::clone(self)))
     }
 
     /// Refuses what can never be sent.

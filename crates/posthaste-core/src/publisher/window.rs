@@ -15,10 +15,12 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use tokio::sync::{Notify, Semaphore};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::cargo::{Cargo, Landed};
-use super::flight::{self, Flight};
+use super::answers::Answers;
+use super::cargo::{Cargo, Landed, Ticket, late};
+use super::flight::{self, Flight, GONE};
 use super::hold::State;
 use crate::broker::{Broker, Destination};
 use crate::bus::Core;
@@ -32,6 +34,7 @@ pub(crate) struct Window {
     topic: TopicName,
     queue: bool,
     state: Mutex<State>,
+    pub(super) answers: Answers,
     /// Room for messages and for bytes. What an entry takes is given back when it is resolved.
     pub(super) slots: Semaphore,
     pub(super) bytes: Semaphore,
@@ -54,6 +57,7 @@ impl Window {
             topic,
             queue,
             state: Mutex::new(State::new(max_flights, max_batch)),
+            answers: Answers::default(),
             changed: Notify::new(),
             landed: Notify::new(),
             aborted: CancellationToken::new(),
@@ -75,17 +79,7 @@ impl Window {
 
     /// Lets what waits depart, after entries that were submitted to leave together.
     pub(super) fn depart(self: &Arc<Self>) {
-        self.engage(&mut self.lock());
-    }
-
-    /// Takes an entry back that is not on its way; whether it may be stored all the same, and what
-    /// failed before.
-    pub(super) fn withdraw(self: &Arc<Self>, entry: u64) -> Option<(bool, Option<Error>)> {
-        let ticket = self.lock().withdraw(entry)?;
-        let mut landed = Landed::default();
-        landed.add(&ticket);
-        self.book(&landed);
-        Some((ticket.uncertain, ticket.last_error))
+        self.engage(self.lock());
     }
 
     /// Takes over a flight whose caller went away.
@@ -95,7 +89,7 @@ impl Window {
         }
         let mut state = self.lock();
         state.adopted.push(flight);
-        self.engage(&mut state);
+        self.engage(state);
     }
 
     /// Books what is resolved while others of its flight are not.
@@ -116,18 +110,19 @@ impl Window {
         self.give_back(state, landed);
     }
 
-    fn give_back(self: &Arc<Self>, mut state: MutexGuard<'_, State>, landed: &Landed) {
-        if !state.waiting.is_empty() {
-            self.engage(&mut state);
+    fn give_back(self: &Arc<Self>, state: MutexGuard<'_, State>, landed: &Landed) {
+        if state.waiting.is_empty() {
+            drop(state);
+        } else {
+            self.engage(state);
         }
-        drop(state);
         self.slots.add_permits(landed.entries());
         self.bytes.add_permits(landed.bytes);
         self.landed.notify_waiters();
     }
 
     /// Lets waiting entries depart and has the task poll every flight.
-    pub(super) fn engage(self: &Arc<Self>, state: &mut State) {
+    pub(super) fn engage(self: &Arc<Self>, mut state: MutexGuard<'_, State>) {
         let loose = std::mem::take(&mut state.loose);
         state.adopted.extend(loose.into_iter().map(|(_, flight)| flight));
         if !state.is_crowded() {
@@ -136,14 +131,18 @@ impl Window {
                 state.adopted.push(flight);
             }
         }
-        if state.adopted.is_empty() && (state.waiting.is_empty() || !state.is_crowded()) {
+        let sooner = state.is_due_sooner();
+        if state.adopted.is_empty() && (state.waiting.is_empty() || !state.is_crowded()) && !sooner
+        {
             return;
         }
         if state.driven {
             self.changed.notify_one();
         } else {
             state.driven = true;
-            self.core.spawn(drive(Arc::clone(self)));
+            // Not under the lock: where the runtime has ended, the task is dropped at once.
+            drop(state);
+            self.core.spawn(drive(Driver { window: Arc::clone(self), done: false }));
         }
     }
 
@@ -158,9 +157,8 @@ impl Window {
         state.know(Arc::clone(&found));
         if !state.waiting.is_empty() {
             // What waited to know the topic may leave now.
-            self.engage(&mut state);
+            self.engage(state);
         }
-        drop(state);
         Ok(found)
     }
 
@@ -185,8 +183,9 @@ impl Window {
         // A flight whose caller is not polled any more would never land.
         let mark = {
             let mut state = self.lock();
-            self.engage(&mut state);
-            state.epochs.mark()
+            let mark = state.epochs.mark();
+            self.engage(state);
+            mark
         };
         loop {
             let landed = self.landed.notified();
@@ -208,15 +207,31 @@ impl Window {
     /// Gives up what has not left, and what fails from now on.
     pub(crate) fn abort(self: &Arc<Self>) {
         self.aborted.cancel();
-        let tickets = self.lock().withdraw_all();
-        let mut landed = Landed::default();
-        for ticket in tickets {
-            landed.add(&ticket);
-            let error = closed(&self.topic).with_may_be_stored(ticket.uncertain);
-            let _ = ticket.reply.send(Err(error));
-        }
-        self.book(&landed);
+        self.give_up_waiting("the bus is closed");
         self.changed.notify_one();
+    }
+
+    /// Fails all that has not left.
+    fn give_up_waiting(self: &Arc<Self>, reason: &'static str) {
+        let tickets = self.lock().withdraw_all();
+        self.refuse(tickets, |ticket| Error::closed(reason).with_may_be_stored(ticket.uncertain));
+    }
+
+    /// Fails what has not left by its deadline.
+    fn expire(self: &Arc<Self>) {
+        let tickets = self.lock().withdraw_late(Instant::now());
+        self.refuse(tickets, |ticket| late(ticket.uncertain, ticket.last_error.take()));
+    }
+
+    fn refuse(self: &Arc<Self>, tickets: Vec<Ticket>, why: impl Fn(&mut Ticket) -> Error) {
+        let mut landed = Landed::default();
+        let mut answering = self.answers.answering();
+        for mut ticket in tickets {
+            let error = why(&mut ticket);
+            ticket.resolve(self, &mut answering, &mut landed, Err(error));
+        }
+        drop(answering);
+        self.book(&landed);
     }
 
     pub(super) fn name(&self, error: Error) -> Error {
@@ -229,16 +244,35 @@ impl Window {
     }
 }
 
-/// Polls the flights that nobody else may be polling, until there are none for a while.
-async fn drive(window: Arc<Window>) {
+/// The task of a window. Dropped before it is done only where the runtime ends.
+struct Driver {
+    window: Arc<Window>,
+    done: bool,
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        if !self.done {
+            self.window.lock().leave();
+            self.window.give_up_waiting(GONE);
+        }
+    }
+}
+
+/// Polls the flights that nobody else may be polling, and keeps the deadlines of what waits, until
+/// there is nothing of either for a while.
+async fn drive(mut driver: Driver) {
+    let window = Arc::clone(&driver.window);
     let mut flights = FuturesUnordered::new();
+    let timer = tokio::time::sleep_until(Instant::now());
+    tokio::pin!(timer);
     loop {
         let crowded = window.lock().is_crowded();
         if crowded {
             // Whoever is ready to publish does so before the next batch is made up.
             tokio::task::yield_now().await;
         }
-        {
+        let due = {
             let mut state = window.lock();
             flights.extend(state.adopted.drain(..));
             state.look_around();
@@ -246,22 +280,35 @@ async fn drive(window: Arc<Window>) {
                 flights.push(flight::depart(Arc::clone(&window), number, cargo));
             }
             if flights.is_empty() && state.closed {
-                state.driven = false;
+                state.leave();
+                driver.done = true;
                 return;
             }
+            state.wake_me_when_due()
+        };
+        if let Some(due) = due.filter(|due| timer.deadline() != *due) {
+            timer.as_mut().reset(due);
         }
-        if flights.is_empty() {
-            let idle = tokio::time::timeout(IDLE, window.changed.notified()).await.is_err();
-            let mut state = window.lock();
-            if idle && state.adopted.is_empty() && state.waiting.is_empty() {
-                state.driven = false;
-                return;
+        let idle = async {
+            // With flights out there is something to wait for.
+            if !flights.is_empty() {
+                return flights.next().await.is_none();
             }
-        } else {
-            tokio::select! {
-                _ = flights.next() => {}
-                () = window.changed.notified() => {}
+            tokio::time::sleep(IDLE).await;
+            true
+        };
+        tokio::select! {
+            biased;
+            idle = idle => {
+                let mut state = window.lock();
+                if idle && state.adopted.is_empty() && state.waiting.is_empty() {
+                    state.leave();
+                    driver.done = true;
+                    return;
+                }
             }
+            () = window.changed.notified() => {}
+            () = &mut timer, if due.is_some() => window.expire(),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The window: straight through when idle, batches under load, nothing lost when callers go away.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures_util::future::{FutureExt, join_all};
@@ -338,4 +338,27 @@ async fn many_tasks_share_a_window_and_each_gets_its_own_outcome() {
     assert_eq!(ids.len(), 64 * 50, "each was sent");
     assert_eq!(script.calls().concat().len(), 64 * 50, "each was sent once");
     let _ = Arc::strong_count(&script);
+}
+
+/// A broker that answers at once, as one in the same process may.
+#[tokio::test]
+async fn a_loop_that_publishes_lets_others_have_their_turn() {
+    let script = Script::new(Layout::Plain);
+    let bus = script.bus();
+    let publisher = bus.publisher("orders").unwrap();
+    let turns = Arc::new(AtomicUsize::new(0));
+    let mut other = tokio::task::JoinSet::new();
+    other.spawn({
+        let turns = Arc::clone(&turns);
+        async move {
+            loop {
+                turns.fetch_add(1, Ordering::SeqCst);
+                tokio::task::yield_now().await;
+            }
+        }
+    });
+    for _ in 0..10_000 {
+        publisher.publish_envelope(envelope("x")).await.unwrap();
+    }
+    assert!(turns.load(Ordering::SeqCst) > 10);
 }

@@ -142,3 +142,38 @@ fn nothing_panics_when_the_runtime_is_gone() {
     assert_eq!((error.kind(), error.may_be_stored()), (ErrorKind::Closed, true));
     drop((publisher, bus));
 }
+
+/// What is on its way and what waits behind it, and what is published afterwards.
+#[test]
+fn nobody_waits_for_a_runtime_that_is_gone() {
+    let build = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let (runtime, other) = (build(), build());
+    let script = Script::new(Layout::Plain);
+    script.limit(|can| can.max_flights = 1);
+    let (bus, publisher, out, waiting) = runtime.block_on(async {
+        let bus = script.bus();
+        let publisher = warm(&bus, &script).await;
+        script.then([Step::Hang]);
+        let out = enqueue(&publisher, "out").await;
+        tokio::task::yield_now().await;
+        let waiting = enqueue(&publisher, "waiting").await;
+        tokio::task::yield_now().await;
+        (bus, publisher, out, waiting)
+    });
+    let parked = other.spawn(waiting);
+    other.block_on(tokio::task::yield_now());
+    drop(runtime);
+    let said = |outcome: Result<Confirmed>| {
+        let error = outcome.unwrap_err();
+        (error.kind(), error.may_be_stored())
+    };
+    other.block_on(async {
+        let soon = |receipt| timeout(SECOND, receipt);
+        assert_eq!(said(soon(out).await.expect("hangs")), (ErrorKind::Closed, true));
+        let parked = timeout(SECOND, parked).await.expect("is not woken").unwrap();
+        assert_eq!(said(parked), (ErrorKind::Closed, false));
+        let late = enqueue(&publisher, "late").await;
+        assert_eq!(said(soon(late).await.expect("hangs")), (ErrorKind::Closed, false));
+    });
+    drop(bus);
+}
