@@ -18,6 +18,9 @@ pub trait Publish: Debug + Send + Sync + 'static {
     /// failed with [`may_be_stored`](Error::may_be_stored). An `Err` of the whole call holds for
     /// every entry. Core sends transient and unknown outcomes again, with the same id.
     ///
+    /// A topic that does not exist is `NotFound` for each entry. A message that no group could get
+    /// is kept for the first group, or failed as `Unroutable`: never confirmed and then skipped.
+    ///
     /// # Errors
     /// `Closed` after `close`, `Unsupported` for options this destination refuses; all else goes
     /// to the entries.

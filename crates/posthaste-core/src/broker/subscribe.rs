@@ -26,9 +26,11 @@ pub struct SubscribeRequest {
     pub prefetch: Prefetch,
     /// How long a delivery may stay unsettled without being extended.
     pub lease: Duration,
-    /// When a delivery counts as settled.
+    /// When a delivery counts as settled. Under [`DeliveryMode::AtMostOnce`] the adapter settles a
+    /// message before it returns it; core does not.
     pub mode: DeliveryMode,
-    /// What is done about missing topics and groups.
+    /// What is done about missing topics and groups. Under [`Topology::Create`] a missing topic is
+    /// created as a plain one.
     pub topology: Topology,
     /// The member's name: unique among the members of the group.
     pub member: String,
@@ -154,7 +156,9 @@ pub trait SubscriptionDriver: Debug + Send {
     /// When nothing is there, MUST arrange for `cx` to be woken.
     ///
     /// # Errors
-    /// An `Err` ends the subscription: only what no reconnect can repair. Troubles are events.
+    /// An `Err` ends the subscription: only what no reconnect can repair, for example `Closed`
+    /// after `close`, or `NotFound` where the topic is gone and not to be created. Troubles are
+    /// events.
     fn poll_batch(
         &mut self,
         cx: &mut Context<'_>,
@@ -274,7 +278,9 @@ impl Received {
     }
 }
 
-/// Which delivery of a message to a group it is, from 1.
+/// Which delivery of a message to a group it is, from 1. Every delivery counts, also one that was
+/// released: what is given back without fault costs a message nothing, because core gives up only
+/// on a failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Attempt {

@@ -49,6 +49,7 @@ impl Key<'_> {
 }
 
 impl<'a> EnvelopeBuilder<'a> {
+    #[inline]
     fn empty(marks: u32, lenient: bool) -> Self {
         Self {
             text: [const { None }; TEXT_SLOTS],
@@ -65,8 +66,11 @@ impl<'a> EnvelopeBuilder<'a> {
         }
     }
 
+    #[inline]
     pub(super) fn new(event_type: Text<'a>) -> Self {
-        Self::empty(0, false).event_type(event_type)
+        let mut builder = Self::empty(0, false);
+        builder.set(Slot::Type, event_type);
+        builder
     }
 
     pub(super) fn from_envelope(envelope: &'a Envelope) -> Self {
@@ -102,6 +106,11 @@ impl<'a> EnvelopeBuilder<'a> {
 
     #[inline]
     fn put(mut self, slot: Slot, value: Text<'a>) -> Self {
+        self.set(slot, value);
+        self
+    }
+
+    fn set(&mut self, slot: Slot, value: Text<'a>) {
         let checked = (attribute::TEXT[slot as usize].check)(&value);
         if checked.is_err() && self.lenient {
             self.keep_as_header(attribute::TEXT[slot as usize].name.dash, value.as_bytes());
@@ -109,7 +118,6 @@ impl<'a> EnvelopeBuilder<'a> {
             self.note(checked);
             self.text[slot as usize] = Some(value);
         }
-        self
     }
 
     #[inline]
