@@ -12,6 +12,8 @@
 //!    [`Capabilities`](posthaste_core::Capabilities), and whose needs you offer, call [`play`].
 //!    What you refuse has a denial case, which then applies.
 //! 3. Run [`sabotage`] over your harness: the cases have to notice each mutant.
+//! 4. Run [`fault_run`] on it for minutes, now and then: what happens once in a thousand
+//!    reconnects shows there.
 //!
 //! The way from an empty crate to there is in `CONTRIBUTING.md`. A test binary, with
 //! `harness = false` in the manifest:

@@ -165,6 +165,17 @@ impl<T: Fn(&str)> Play<'_, T> {
                 () = &mut calm => return Ok(()),
                 looked = self.watch.look() => looked?,
             }
+            if self.watch.idle() > 0 {
+                self.keep_standings();
+            }
+        }
+    }
+
+    /// Remembers where all stand now, at the first stall.
+    fn keep_standings(&mut self) {
+        if self.standings.is_empty() {
+            let names = self.stage.publishers.iter().map(|publisher| publisher.name.clone());
+            self.standings = self.audit.where_all_stand(&names.collect::<Vec<_>>());
         }
     }
 
@@ -274,14 +285,10 @@ impl<T: Fn(&str)> Play<'_, T> {
     /// A stall is a finding, with everybody's place at that moment.
     fn note(&mut self, went_on: Result<(), Stalled>) {
         let Err(Stalled { who, for_millis }) = went_on else { return };
-        let names: Vec<String> =
-            self.stage.publishers.iter().map(|publisher| publisher.name.clone()).collect();
         let words = format!("{} for {for_millis} ms", self.name(who));
         self.say(&format!("STALLED: {words}"));
         self.audit.find(Wrong::Stalled, words);
-        if self.standings.is_empty() {
-            self.standings = self.audit.where_all_stand(&names);
-        }
+        self.keep_standings();
     }
 
     /// Publishers first, then groups.

@@ -179,11 +179,17 @@ impl Watch {
     fn look_at_members(&mut self) {
         for member in self.audit.idle_members(self.idle_limit) {
             if !self.idle.contains(&member) {
-                let words = format!("{member} got nothing for {} ms", self.idle_limit);
+                let (limit, now) = (self.idle_limit, self.audit.clock.now());
+                let words = format!("{member} got nothing for {limit} ms, at {now} ms");
                 self.audit.find(Wrong::Stalled, words);
                 self.idle.push(member);
             }
         }
+    }
+
+    /// Members that got nothing for too long, so far.
+    pub(super) const fn idle(&self) -> usize {
+        self.idle.len()
     }
 
     /// Messages per second: the median of all seconds, those of outages too.

@@ -256,6 +256,16 @@ impl Books {
         }
     }
 
+    /// Present members that got nothing for so long, while their group had something to do.
+    pub(super) fn idle_members(&self, now: Millis, longer_than: Millis) -> Vec<String> {
+        let idle = self.members.present().filter(|member| {
+            let has_work = self.groups[member.group].pending > 0;
+            has_work && now.saturating_sub(member.last) > longer_than
+        });
+        idle.map(|member| format!("{} of {}", member.name, self.groups[member.group].name))
+            .collect()
+    }
+
     /// Draws the balance. What is confirmed and not handled is lost, if all had time to come.
     pub(super) fn close(&mut self, drained: bool) {
         let Self { publishers, groups, findings, .. } = self;

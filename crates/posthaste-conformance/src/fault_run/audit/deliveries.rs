@@ -1,4 +1,4 @@
-//! The book of a group: what is known of each message there, in 24 bytes.
+//! The book of a group: what is known of each message there, in 12 bytes.
 
 use super::super::clock::{Millis, Outages};
 use super::super::message::Tag;
@@ -41,12 +41,13 @@ const DONE: u8 = ACKNOWLEDGED | DEAD_LETTERED | FOLLOWED;
 
 #[derive(Debug, Clone, Copy, Default)]
 struct Seen {
-    /// The place of its first copy at the broker, from 1.
-    place: u64,
     /// When it came or was settled last.
     at: Millis,
-    attempt: u16,
+    /// The place of its first copy at the broker; 0 is none.
+    place: u32,
     member: u16,
+    /// The last one, up to 255.
+    attempt: u8,
     flags: u8,
 }
 
@@ -133,7 +134,7 @@ impl Deliveries {
     ) -> Option<bool> {
         let group = self.name.clone();
         let Arrival { tag, attempt, .. } = *arrival;
-        let place = arrival.offset.map_or(0, |offset| offset.saturating_add(1));
+        let place = place(arrival.offset);
         let seen = self.slot(tag);
         // A repetition may come from another place, a first delivery of the same copy cannot.
         let is_copy = attempt == 1 && seen.place != 0 && place != 0 && seen.place != place;
@@ -166,7 +167,7 @@ impl Deliveries {
         }
         seen.flags |= CAME;
         seen.at = at;
-        seen.attempt = u16::try_from(attempt).unwrap_or(u16::MAX);
+        seen.attempt = u8::try_from(attempt).unwrap_or(u8::MAX);
         seen.member = u16::try_from(arrival.member).unwrap_or(u16::MAX);
         if seen.place == 0 && attempt == 1 {
             seen.place = place;
@@ -253,6 +254,12 @@ impl Deliveries {
         }
         &mut of[number]
     }
+}
+
+/// A place in few bytes: two copies of a message are not four billion messages apart.
+fn place(offset: Option<u64>) -> u32 {
+    let short = |offset: u64| u32::try_from(offset % u64::from(u32::MAX)).unwrap_or_default();
+    offset.map_or(0, |offset| short(offset) + 1)
 }
 
 /// How long before the death of its member a settlement may have been made that is lost by it.

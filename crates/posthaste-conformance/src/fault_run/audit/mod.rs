@@ -283,14 +283,9 @@ impl Audit {
         lines
     }
 
-    /// Present members that got nothing for so long, while their group got on.
+    /// Present members that got nothing for so long, while their group had something to do.
     pub(super) fn idle_members(&self, longer_than: Millis) -> Vec<String> {
-        let (books, now) = (self.books(), self.clock.now());
-        let idle = books.members.present().filter(|member| {
-            now.saturating_sub(member.last) > longer_than && books.groups[member.group].pending > 0
-        });
-        idle.map(|member| format!("{} of {}", member.name, books.groups[member.group].name))
-            .collect()
+        self.books().idle_members(self.clock.now(), longer_than)
     }
 
     /// How many members there were, how many of them were dropped, and how many processes were

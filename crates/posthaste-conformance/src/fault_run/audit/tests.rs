@@ -402,3 +402,20 @@ fn a_letter_may_be_there_twice_near_an_outage() {
     books.compare_letters(A, &[Letter { tag, follows: false }; 2]);
     assert!(books.findings.is_empty());
 }
+
+#[test]
+fn a_member_that_gets_nothing_while_its_group_has_work_is_idle() {
+    let mut books = books();
+    let tags: Vec<Tag> = (0..3).map(|_| publish(&mut books, PLAIN)).collect();
+    let [busy, _, gone] =
+        ["busy", "idle", "gone"].map(|name| books.members.join(A, name.to_owned(), 0));
+    books.members.leave(gone, false, 100);
+    let by_the_busy_one = Arrival { member: busy, ..arrival(tags[0], 1) };
+    begin(&mut books, A, by_the_busy_one, 29_000).end(&mut books, Ending::Acknowledged, 29_000);
+    assert_eq!(books.idle_members(30_000, 30_000), [""; 0]);
+    assert_eq!(books.idle_members(30_001, 30_000), ["idle of a"]);
+    for tag in &tags[1..] {
+        handle(&mut books, A, *tag, 1, 30_000);
+    }
+    assert_eq!(books.idle_members(90_000, 30_000), [""; 0], "there is nothing to do");
+}
