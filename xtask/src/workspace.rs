@@ -30,9 +30,15 @@ pub(crate) fn cargo() -> Command {
     let program = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(program);
     command.current_dir(root()).stdin(Stdio::null());
-    // What `cargo run` set for us would be taken for the child's own.
-    for variable in ["CARGO_MANIFEST_DIR", "CARGO_MANIFEST_PATH", "CARGO_PKG_NAME"] {
-        command.env_remove(variable);
+    // What `cargo run` set for us would be taken for the child's own; build scripts that look at
+    // it would run again, each time that cargo is called in the other way.
+    for (name, _) in env::vars_os() {
+        let is_ours = name.to_str().is_some_and(|name| {
+            ["CARGO_MANIFEST_", "CARGO_PKG_"].iter().any(|ours| name.starts_with(ours))
+        });
+        if is_ours {
+            command.env_remove(name);
+        }
     }
     command
 }
