@@ -297,8 +297,8 @@ async fn drive(mut driver: Driver) {
             tokio::time::sleep(IDLE).await;
             true
         };
+        // In no order: flights that land all the time must not keep it from looking for the late.
         tokio::select! {
-            biased;
             idle = idle => {
                 let mut state = window.lock();
                 if idle && state.adopted.is_empty() && state.waiting.is_empty() {
