@@ -37,7 +37,8 @@ pub(super) async fn letters(
             match letter(&stored.letter) {
                 Some(letter) => letters.push(letter),
                 None => {
-                    let words = format!("{:?} of {}", stored.letter.reason, of.name);
+                    let (id, reason) = (stored.letter.envelope.id(), &stored.letter.reason);
+                    let words = format!("{id} of {}: {reason:?}", of.name);
                     audit.find(Wrong::LetterUnexpected, words);
                 }
             }

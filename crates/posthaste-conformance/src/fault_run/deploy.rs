@@ -12,7 +12,7 @@ use tokio::time::{Instant, timeout};
 
 use super::audit::{Audit, Wrong};
 use super::fate::Fates;
-use super::member::{Part, Wish, work};
+use super::member::{MAX_ATTEMPTS, Part, Wish, work};
 use super::plan::Plan;
 use super::stage::{Connected, Stage, Way};
 use crate::child;
@@ -140,7 +140,7 @@ impl Crew {
         let topic = &self.stage.topics[group.topic];
         let order = if topic.ordered { Order::PerKey } else { Order::None };
         let member = connected.bus.subscribe(&topic.name).group(&group.name);
-        member.order(order).lease(self.plan.lease).start().await
+        member.order(order).lease(self.plan.lease).max_attempts(MAX_ATTEMPTS).start().await
     }
 
     /// In good order.

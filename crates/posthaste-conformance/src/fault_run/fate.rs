@@ -41,9 +41,9 @@ pub(super) struct Fates {
 const MILLION: u64 = 1_000_000;
 
 impl Fates {
-    /// What the group makes of this delivery. What fails at first does so the first time alone: no
-    /// message uses up its attempts.
-    pub(super) fn of(self, group: usize, tag: Tag, is_first: bool) -> Fate {
+    /// What the group makes of this delivery. What fails at first does so the first time alone, and
+    /// only if it has attempts left.
+    pub(super) fn of(self, group: usize, tag: Tag, may_fail: bool) -> Fate {
         let mut chance = self.chance(group, tag);
         let mut draw = chance.u64(..MILLION);
         let share = chance.f64();
@@ -64,7 +64,7 @@ impl Fates {
             Fate::Slow(Duration::from_millis(60).mul_f64(share))
         } else if confirmed {
             Fate::Confirmed
-        } else if !is_first {
+        } else if !may_fail {
             Fate::Quick
         } else if requeue {
             Fate::Requeue
@@ -97,9 +97,9 @@ mod tests {
     const FATES: Fates =
         Fates { seed: 3, lease: Duration::from_secs(5), clumsiness: 1, dead_letters: true };
 
-    fn count(fates: Fates, is_first: bool, like: fn(Fate) -> bool) -> usize {
+    fn count(fates: Fates, may_fail: bool, like: fn(Fate) -> bool) -> usize {
         let tags = (0..200_000).map(|number| Tag::new(1, number));
-        tags.filter(|tag| like(fates.of(0, *tag, is_first))).count()
+        tags.filter(|tag| like(fates.of(0, *tag, may_fail))).count()
     }
 
     #[test]

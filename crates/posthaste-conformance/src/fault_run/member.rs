@@ -13,6 +13,10 @@ use super::fate::{Fate, Fates};
 /// How many deliveries are taken at once, at most. They are all in hand at the same time.
 const AT_ONCE: usize = 64;
 
+/// By which attempt a failed message becomes a dead letter. Deliveries that an outage took away
+/// count too, so that nothing fails at its last one: whatever else is given up is a finding.
+pub(super) const MAX_ATTEMPTS: u32 = 5;
+
 /// What is asked of a member.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Wish {
@@ -94,7 +98,8 @@ impl Part {
                 }
                 continue;
             };
-            let fate = self.fates.of(self.group, held.tag(), held.is_first());
+            let may_fail = held.is_first() && delivery.attempt() < MAX_ATTEMPTS;
+            let fate = self.fates.of(self.group, held.tag(), may_fail);
             if fate == Fate::Quick {
                 quick.push((held, delivery));
             } else {
@@ -174,6 +179,8 @@ impl Part {
             SubscriptionEvent::Reconnected => {
                 self.audit.heard(self.member, "reconnected");
             }
+            SubscriptionEvent::LaneAssigned { .. } => self.audit.lane(self.member, 1),
+            SubscriptionEvent::LaneRevoked { .. } => self.audit.lane(self.member, -1),
             SubscriptionEvent::Lost { .. } | SubscriptionEvent::Discarded { .. } => {
                 self.audit.find(Wrong::Failed, format!("{event:?}"));
             }

@@ -262,7 +262,8 @@ impl Books {
             let has_work = self.groups[member.group].pending > 0;
             has_work && now.saturating_sub(member.last) > longer_than
         });
-        idle.map(|member| format!("{} of {}", member.name, self.groups[member.group].name))
+        let name = |group: usize| &self.groups[group].name;
+        idle.map(|it| format!("{} of {}, with {} lanes,", it.name, name(it.group), it.lanes))
             .collect()
     }
 

@@ -14,6 +14,8 @@ pub(super) struct Member {
     pub(super) ended: Option<Millis>,
     /// It was dropped, without a goodbye.
     pub(super) dropped: bool,
+    /// How many lanes it has of an ordered topic, as far as it is told.
+    pub(super) lanes: i32,
     /// What was heard of its connection last.
     pub(super) word: String,
 }
@@ -25,8 +27,8 @@ impl Members {
     /// A member joins. Its number.
     pub(super) fn join(&mut self, group: usize, name: String, at: Millis) -> usize {
         let word = "no event".to_owned();
-        let (got, ended, dropped) = (0, None, false);
-        self.0.push(Member { name, group, started: at, last: at, got, ended, dropped, word });
+        let (started, last, got, ended, dropped, lanes) = (at, at, 0, None, false, 0);
+        self.0.push(Member { name, group, started, last, got, ended, dropped, lanes, word });
         self.0.len() - 1
     }
 
@@ -40,6 +42,13 @@ impl Members {
     pub(super) fn heard(&mut self, member: usize, word: String) {
         if let Some(member) = self.0.get_mut(member) {
             member.word = word;
+        }
+    }
+
+    /// It got a lane, or one is taken from it.
+    pub(super) fn lane(&mut self, member: usize, change: i32) {
+        if let Some(member) = self.0.get_mut(member) {
+            member.lanes += change;
         }
     }
 

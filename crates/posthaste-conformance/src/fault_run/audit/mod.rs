@@ -158,6 +158,11 @@ impl Audit {
         self.books().members.heard(member, word);
     }
 
+    /// A member got a lane, or one is taken from it.
+    pub(super) fn lane(&self, member: usize, change: i32) {
+        self.books().members.lane(member, change);
+    }
+
     pub(super) fn leave(&self, member: usize, dropped: bool) {
         self.books().members.leave(member, dropped, self.clock.now());
     }
@@ -276,8 +281,8 @@ impl Audit {
         for member in books.members.present() {
             let (group, ago) = (&books.groups[member.group].name, now.saturating_sub(member.last));
             lines.push(format!(
-                "member {} of {group}: {} deliveries since {} ms, the last {ago} ms ago; {}",
-                member.name, member.got, member.started, member.word
+                "member {} of {group}: {} deliveries since {} ms, the last {ago} ms ago; {} lanes; {}",
+                member.name, member.got, member.started, member.lanes, member.word
             ));
         }
         lines

@@ -413,7 +413,7 @@ fn a_member_that_gets_nothing_while_its_group_has_work_is_idle() {
     let by_the_busy_one = Arrival { member: busy, ..arrival(tags[0], 1) };
     begin(&mut books, A, by_the_busy_one, 29_000).end(&mut books, Ending::Acknowledged, 29_000);
     assert_eq!(books.idle_members(30_000, 30_000), [""; 0]);
-    assert_eq!(books.idle_members(30_001, 30_000), ["idle of a"]);
+    assert_eq!(books.idle_members(30_001, 30_000), ["idle of a, with 0 lanes,"]);
     for tag in &tags[1..] {
         handle(&mut books, A, *tag, 1, 30_000);
     }
