@@ -7,7 +7,7 @@ use std::time::Duration;
 use posthaste_core::{Confirmed, PublishOptions, Publisher, Receipt, Result};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, Interval, MissedTickBehavior};
+use tokio::time::{Interval, MissedTickBehavior};
 
 use super::audit::{Audit, Published, Wrong};
 use super::message::Tag;
@@ -18,8 +18,9 @@ use super::stage::{Connected, PublisherSpec, Stage, Style};
 const BEAT: Duration = Duration::from_millis(10);
 /// How many outcomes are looked at in order: more than a window has.
 const RECEIPTS: usize = 2_000;
-/// How many tasks await one message each.
-const TASKS: u32 = 16;
+/// How many tasks await one message each: more than may be in flight, so that some wait in line
+/// when the broker goes away.
+const TASKS: u32 = 64;
 /// With deduplication, one of so many messages is published once more.
 const REPEATED_ONE_OF: u32 = 50;
 /// By when an impatient one gives up.
@@ -84,8 +85,8 @@ async fn run(one: One, spec: PublisherSpec, connected: Connected, share: u32) {
     let _ = connected.bus.close(SHORT).await;
 }
 
-fn beat() -> Interval {
-    let mut beat = tokio::time::interval(BEAT);
+fn beat(pause: Duration) -> Interval {
+    let mut beat = tokio::time::interval(pause);
     beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
     beat
 }
@@ -98,7 +99,10 @@ impl One {
     fn options(&self, deadline: Option<Duration>) -> PublishOptions {
         let options = PublishOptions::new();
         let options = if self.deduplicates { options.deduplicate() } else { options };
-        deadline.map_or(options.clone(), |deadline| options.deadline(deadline))
+        match deadline {
+            Some(deadline) => options.deadline(deadline),
+            None => options,
+        }
     }
 
     /// Tells the books. Who can wait has no reason to fail.
@@ -122,7 +126,7 @@ impl One {
 async fn window(one: &One, at_a_time: u32) {
     let (sender, mut receipts) = mpsc::channel::<(Tag, Receipt)>(RECEIPTS);
     let publishing = async move {
-        let mut beat = beat();
+        let mut beat = beat(BEAT);
         while one.goes_on() {
             beat.tick().await;
             for tag in one.audit.attempt(one.number, at_a_time).await {
@@ -148,12 +152,11 @@ async fn window(one: &One, at_a_time: u32) {
 
 /// Native batches, one after the other.
 async fn batches(one: &One, at_a_time: u32) {
-    let mut beat = beat();
+    // Larger ones, less often.
+    let mut beat = beat(BEAT * 10);
     while one.goes_on() {
         beat.tick().await;
-        // Larger ones, less often.
         let tags = one.audit.attempt(one.number, at_a_time * 10).await;
-        let due = Instant::now() + BEAT * 9;
         let built: Result<Vec<_>> = tags.iter().map(|tag| tag.envelope(one.keyed)).collect();
         match built {
             Ok(envelopes) => {
@@ -168,7 +171,6 @@ async fn batches(one: &One, at_a_time: u32) {
                 }
             }
         }
-        tokio::time::sleep_until(due).await;
     }
 }
 
@@ -176,21 +178,19 @@ async fn batches(one: &One, at_a_time: u32) {
 async fn many(one: &One, at_a_time: u32, deadline: Option<Duration>) {
     let mut tasks = JoinSet::new();
     // Together they publish so many at a beat.
-    let count = TASKS.min(at_a_time.max(1));
-    for _ in 0..count {
-        tasks.spawn(awaiting(one.clone(), at_a_time / count, deadline));
+    let pause = BEAT * TASKS / at_a_time.max(1);
+    for _ in 0..TASKS {
+        tasks.spawn(awaiting(one.clone(), pause, deadline));
     }
     while tasks.join_next().await.is_some() {}
 }
 
-async fn awaiting(one: One, at_a_time: u32, deadline: Option<Duration>) {
-    let mut beat = beat();
+async fn awaiting(one: One, pause: Duration, deadline: Option<Duration>) {
+    let mut beat = beat(pause);
     while one.goes_on() {
         beat.tick().await;
-        for _ in 0..at_a_time {
-            for tag in one.audit.attempt(one.number, 1).await {
-                publish(&one, tag, deadline).await;
-            }
+        for tag in one.audit.attempt(one.number, 1).await {
+            publish(&one, tag, deadline).await;
         }
     }
 }
