@@ -1,8 +1,7 @@
 //! The other side of cases that kill a process: what a child does until it is killed.
 //!
 //! The `main` of a test binary asks [`role`](crate::fault::role) first. For [`CONSUMER`] it makes a
-//! connection from what [`Instance::child_env`](crate::Instance::child_env) left in the
-//! environment, and calls [`play`].
+//! connection from what [`Instance::child_env`] left in the environment, and calls [`play`].
 
 use std::env;
 use std::future::pending;
