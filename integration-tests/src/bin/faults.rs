@@ -183,6 +183,7 @@ fn as_json(report: &Report) -> Value {
         "members_dropped": report.dropped,
         "processes_killed": report.processes,
         "longest_stall_s": report.longest_stall().as_secs_f64(),
+        "longest_wait_of_a_key_s": report.longest_wait_of_a_key.map(|wait| wait.as_secs_f64()),
         "median_messages_per_s": report.median_rate,
         "memory_bytes": report.memory.map(|(first, last, most)| [first, last, most]),
         "books_bytes": report.books,

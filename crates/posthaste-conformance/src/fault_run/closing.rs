@@ -1,5 +1,6 @@
 //! The end of a run: what the broker says of its own is compared with the books.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use tokio::time::{Instant, timeout};
 
 use super::audit::{Audit, Letter, Wrong};
 use super::message::Tag;
-use super::stage::Stage;
+use super::stage::{Stage, TopicSpec};
 
 /// How many dead letters are listed at once.
 const PAGE: usize = 500;
@@ -18,6 +19,8 @@ const SETTLED: Duration = Duration::from_secs(30);
 const AGAIN: Duration = Duration::from_millis(200);
 /// How long a reader of a topic waits for a further message before it takes what it has for all.
 const QUIET: Duration = Duration::from_secs(3);
+/// So many messages that are stored out of order are named.
+const IN_WORDS: usize = 100;
 /// How many messages a reader takes at once.
 const BATCH: usize = 500;
 
@@ -94,9 +97,12 @@ pub(super) async fn compare(stage: &Stage, audit: &Arc<Audit>, bus: &Bus) -> Res
     }
     let mut copies = Copies::default();
     for topic in &stage.topics {
-        read(bus, &topic.name, &mut copies).await?;
+        read(bus, topic, &mut copies).await?;
     }
-    audit.stored(&copies.0);
+    for (later, earlier) in copies.misplaced.iter().take(IN_WORDS) {
+        audit.find(Wrong::Overtaken, format!("{earlier} is stored after {later}"));
+    }
+    audit.stored(&copies.counts);
     Ok(Some(copies.distinct()))
 }
 
@@ -113,8 +119,9 @@ async fn lag(bus: &Bus, topic: &str, group: &str) -> Result<u64> {
 }
 
 /// Reads a topic from its beginning, and counts what is stored, how often.
-async fn read(bus: &Bus, topic: &str, copies: &mut Copies) -> Result<()> {
-    let reader = bus.subscribe(topic).group("reader").from(Start::Earliest).prefetch(BATCH * 4);
+async fn read(bus: &Bus, topic: &TopicSpec, copies: &mut Copies) -> Result<()> {
+    let reader =
+        bus.subscribe(&topic.name).group("reader").from(Start::Earliest).prefetch(BATCH * 4);
     let mut reader = reader.start().await?;
     while let Ok(Some(batch)) = timeout(QUIET, reader.next_batch(BATCH)).await {
         for delivery in batch? {
@@ -122,6 +129,9 @@ async fn read(bus: &Bus, topic: &str, copies: &mut Copies) -> Result<()> {
                 && let Some(tag) = Tag::of(delivery.envelope())
             {
                 copies.add(tag);
+                if let Some(place) = delivery.offset().filter(|_| topic.ordered) {
+                    copies.place(tag, place);
+                }
             }
             delivery.ack().await?;
         }
@@ -130,16 +140,22 @@ async fn read(bus: &Bus, topic: &str, copies: &mut Copies) -> Result<()> {
     Ok(())
 }
 
-/// How many copies there are of each message.
+/// How many copies there are of each message, and whether those of a key are in order.
 #[derive(Debug, Default)]
-struct Copies(Vec<Vec<u8>>);
+struct Copies {
+    counts: Vec<Vec<u8>>,
+    /// Of each key the last message so far, and its place.
+    last: HashMap<(usize, u32), (Tag, u64)>,
+    /// A message with an earlier one behind it.
+    misplaced: Vec<(Tag, Tag)>,
+}
 
 impl Copies {
     fn add(&mut self, tag: Tag) {
-        if self.0.len() <= tag.publisher {
-            self.0.resize_with(tag.publisher + 1, Vec::new);
+        if self.counts.len() <= tag.publisher {
+            self.counts.resize_with(tag.publisher + 1, Vec::new);
         }
-        let (of, number) = (&mut self.0[tag.publisher], usize::try_from(tag.number));
+        let (of, number) = (&mut self.counts[tag.publisher], usize::try_from(tag.number));
         let Ok(number) = number else { return };
         if of.len() <= number {
             of.resize(number + 1, 0);
@@ -147,8 +163,50 @@ impl Copies {
         of[number] = of[number].saturating_add(1);
     }
 
+    /// A message of a key, once it was counted. The first copy of each has to be in order.
+    fn place(&mut self, tag: Tag, place: u64) {
+        let number = usize::try_from(tag.number).unwrap_or(usize::MAX);
+        let copies = self.counts.get(tag.publisher).and_then(|of| of.get(number));
+        if copies != Some(&1) {
+            return;
+        }
+        let (last, at) = *self.last.entry((tag.publisher, tag.key())).or_insert((tag, place));
+        if tag.turn() < last.turn() && place > at {
+            self.misplaced.push((last, tag));
+        }
+        if tag.turn() > last.turn() {
+            self.last.insert((tag.publisher, tag.key()), (tag, place));
+        }
+    }
+
     /// How many different messages there are.
     fn distinct(&self) -> usize {
-        self.0.iter().flatten().filter(|copies| **copies > 0).count()
+        self.counts.iter().flatten().filter(|copies| **copies > 0).count()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fault_run::message::KEYS;
+
+    /// Places from 0, in this order.
+    fn placed(tags: &[Tag]) -> Copies {
+        let mut copies = Copies::default();
+        for (place, tag) in (0..).zip(tags) {
+            copies.add(*tag);
+            copies.place(*tag, place);
+        }
+        copies
+    }
+
+    #[test]
+    fn first_copies_of_a_key_are_in_order() {
+        let [first, second, third] = [0, 1, 2].map(|turn| Tag::new(4, turn * KEYS));
+        let other = Tag::new(4, 1);
+        let copies = placed(&[first, second, other, first, third]);
+        assert_eq!((copies.distinct(), copies.misplaced.len()), (4, 0), "a copy may be late");
+        assert_eq!(placed(&[first, third, second]).misplaced, [(third, second)]);
+        assert_eq!(placed(&[second, other, first]).misplaced, [(second, first)]);
     }
 }

@@ -165,7 +165,7 @@ impl<T: Fn(&str)> Play<'_, T> {
                 () = &mut calm => return Ok(()),
                 looked = self.watch.look() => looked?,
             }
-            if self.watch.idle() > 0 {
+            if self.watch.someone_waits() {
                 self.keep_standings();
             }
         }
@@ -323,6 +323,11 @@ impl<T: Fn(&str)> Play<'_, T> {
             copies: totals.copies,
             groups: self.audit.groups(),
             median_rate: self.watch.median_rate(),
+            longest_wait_of_a_key: self
+                .watch
+                .longest_wait
+                .as_ref()
+                .map(|(waiting, _)| Duration::from_millis(waiting.millis.into())),
             memory: self.watch.memory.all(),
             books: totals.bytes,
             findings: self.audit.findings(),

@@ -87,6 +87,9 @@ pub struct Report {
     /// The longest time that a publisher or a group stood still while nothing was broken, before
     /// the first fault and after the last.
     pub longest_stall_without_a_fault: Duration,
+    /// The longest time that a key of the ordered topic waited with a confirmed message to handle,
+    /// outages and handlers included; none without an ordered topic, or if none ever waited.
+    pub longest_wait_of_a_key: Option<Duration>,
     /// Confirmed messages in a second: the median, outages included.
     pub median_rate: u64,
     /// Resident memory of this process at the start, at the end and at most, in bytes, where the
@@ -144,6 +147,9 @@ impl fmt::Display for Report {
             writeln!(f, "  not offered by this harness: {}", names.join(", "))?;
         }
         writeln!(f, "  longest stall       {:.2?}", self.longest_stall())?;
+        if let Some(wait) = self.longest_wait_of_a_key {
+            writeln!(f, "  longest key wait    {wait:.0?} (outages included)")?;
+        }
         writeln!(
             f,
             "  published           {} attempted, {} confirmed, {} not stored, {} unknown; {} doubts \

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::{Interval, MissedTickBehavior};
 
-use super::audit::{Audit, Standing, Wrong};
+use super::audit::{Audit, Standing, Waiting, Wrong};
 use super::clock::{Millis, millis};
 use super::memory;
 use super::plan::FaultKind;
@@ -123,6 +123,10 @@ pub(super) struct Watch {
     pub(super) memory: memory::Peak,
     idle: Vec<String>,
     idle_limit: Millis,
+    /// The longest wait of a key, outages included, and the group.
+    pub(super) longest_wait: Option<(Waiting, String)>,
+    wait_limit: Millis,
+    someone_waits: bool,
 }
 
 impl Watch {
@@ -140,6 +144,9 @@ impl Watch {
             memory: memory::Peak::default(),
             idle: Vec::new(),
             idle_limit: millis(stall * 2),
+            longest_wait: None,
+            wait_limit: millis(stall * 4),
+            someone_waits: false,
         }
     }
 
@@ -170,7 +177,10 @@ impl Watch {
             self.rates.push(confirmed - self.confirmed);
             self.confirmed = confirmed;
             self.memory.look();
-            self.look_at_members();
+            if !self.little_is_left {
+                self.look_at_members();
+                self.look_at_keys();
+            }
         }
         self.pulse.look(&standings, now)
     }
@@ -182,14 +192,29 @@ impl Watch {
                 let (limit, now) = (self.idle_limit, self.audit.clock.now());
                 let words = format!("{member} got nothing for {limit} ms, at {now} ms");
                 self.audit.find(Wrong::Stalled, words);
+                self.someone_waits = true;
                 self.idle.push(member);
             }
         }
     }
 
-    /// Members that got nothing for too long, so far.
-    pub(super) const fn idle(&self) -> usize {
-        self.idle.len()
+    /// Faults that come again and again excuse much, but not that a key stands still for good.
+    fn look_at_keys(&mut self) {
+        let (waits, limit) = (self.audit.longest_wait(), self.wait_limit);
+        let is_over = |wait: &Option<(Waiting, String)>| {
+            wait.as_ref().is_some_and(|(waiting, _)| waiting.millis > limit)
+        };
+        if is_over(&waits) && !is_over(&self.longest_wait) {
+            self.someone_waits = true;
+            let words = format!("a key for more than {limit} ms, outages included: {waits:?}");
+            self.audit.find(Wrong::Stalled, words);
+        }
+        self.longest_wait = self.longest_wait.take().max(waits);
+    }
+
+    /// Whether a member or a key was found to have waited too long.
+    pub(super) const fn someone_waits(&self) -> bool {
+        self.someone_waits
     }
 
     /// Messages per second: the median of all seconds, those of outages too.

@@ -9,7 +9,7 @@ use super::super::clock::{Millis, Outages};
 use super::super::message::Tag;
 use super::deliveries::{Arrival, Deliveries, Ending};
 use super::findings::{Findings, Wrong};
-use super::keys::Right;
+use super::keys::{Right, Waiting};
 use super::members::Members;
 use super::publications::{Publications, Published, State};
 
@@ -85,6 +85,9 @@ impl Books {
             let topic = publisher.topic;
             for group in self.groups.iter_mut().filter(|group| group.topic == topic) {
                 group.pending += u64::from(group.expects(tag));
+                if let Some(keys) = &mut group.keys {
+                    keys.confirmed(tag);
+                }
             }
         }
         free
@@ -256,15 +259,26 @@ impl Books {
         }
     }
 
-    /// Present members that got nothing for so long, while their group had something to do.
+    /// Present members that got nothing for so long, while their group had something to do. On an
+    /// ordered topic only who has a lane has something to do.
     pub(super) fn idle_members(&self, now: Millis, longer_than: Millis) -> Vec<String> {
         let idle = self.members.present().filter(|member| {
-            let has_work = self.groups[member.group].pending > 0;
+            let group = &self.groups[member.group];
+            let has_work = group.pending > 0 && (group.keys.is_none() || member.lanes > 0);
             has_work && now.saturating_sub(member.last) > longer_than
         });
         let name = |group: usize| &self.groups[group].name;
         idle.map(|it| format!("{} of {}, with {} lanes,", it.name, name(it.group), it.lanes))
             .collect()
+    }
+
+    /// The key of an ordered topic that has waited longest, and its group.
+    pub(super) fn longest_wait(&mut self, now: Millis) -> Option<(Waiting, String)> {
+        let waits = self.groups.iter_mut().filter_map(|group| {
+            let waiting = group.keys.as_mut()?.look(now)?;
+            Some((waiting, group.name.clone()))
+        });
+        waits.max()
     }
 
     /// Draws the balance. What is confirmed and not handled is lost, if all had time to come.
@@ -283,12 +297,11 @@ impl Books {
                     findings.add(Wrong::NotStoredButDelivered, || format!("{tag} for {name}"));
                 }
             }
-            for (by, tag) in &group.passed {
+            for passed in &group.passed {
+                let tag = passed.tag;
                 let state = publishers[tag.publisher].state(tag.number);
-                if state == Some(State::Confirmed) && !group.has_followed(*tag) {
-                    findings.add(Wrong::Overtaken, || {
-                        format!("{by} for {name} began before {tag} was settled")
-                    });
+                if state == Some(State::Confirmed) && !group.has_followed(tag) {
+                    findings.add(Wrong::Overtaken, || format!("in {name} {passed}"));
                 }
             }
         }

@@ -51,6 +51,29 @@ struct Seen {
     flags: u8,
 }
 
+/// A message that came before an earlier one of its key was done.
+#[derive(Debug)]
+pub(super) struct Passed {
+    pub(super) tag: Tag,
+    /// Which one came, and when.
+    by: Tag,
+    at: Millis,
+    /// What was known of the earlier one then.
+    before: Seen,
+}
+
+impl std::fmt::Display for Passed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { tag, by, at, before } = self;
+        write!(f, "{by} began at {at} ms before {tag} was settled, which ")?;
+        if before.flags & CAME == 0 {
+            return f.write_str("had not come yet");
+        }
+        let Seen { at, attempt, member, .. } = before;
+        write!(f, "had come at {at} ms to member {member}, attempt {attempt}")
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct Deliveries {
     pub(super) name: String,
@@ -58,8 +81,8 @@ pub(super) struct Deliveries {
     /// On an ordered topic.
     pub(super) keys: Option<Keys>,
     seen: Vec<Vec<Seen>>,
-    /// Which one came before which one, though it was not its turn.
-    pub(super) passed: Vec<(Tag, Tag)>,
+    /// Messages that came before it was their turn.
+    pub(super) passed: Vec<Passed>,
     /// How many confirmed messages have still to be handled.
     pub(super) pending: u64,
     /// How many handlers are at work.
@@ -214,8 +237,9 @@ impl Deliveries {
 
     /// A later one of its key began first.
     pub(super) fn pass(&mut self, by: Tag, tag: Tag) {
+        let (at, before) = (self.last(by), *self.slot(tag));
         self.slot(tag).flags |= PASSED;
-        self.passed.push((by, tag));
+        self.passed.push(Passed { tag, by, at, before });
     }
 
     /// This group needs its room no more. Whether it did until now.

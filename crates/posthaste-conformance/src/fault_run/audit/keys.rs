@@ -5,6 +5,7 @@ use std::sync::{Arc, Weak};
 
 use posthaste_core::Delivery;
 
+use super::super::clock::Millis;
 use super::super::message::Tag;
 
 /// A right that may be taken away: a handler that has lost it is not counted, also when it had no
@@ -29,6 +30,19 @@ struct Page {
     running: Option<(Tag, Weak<dyn Right>)>,
     /// All before it were done, or passed over.
     next: u32,
+    /// All that are confirmed are before it.
+    confirmed: u32,
+    /// At the last look: what was next, and since when.
+    seen: u32,
+    since: Millis,
+}
+
+/// A key that has waited for so long with a confirmed message to handle.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(in crate::fault_run) struct Waiting {
+    pub(in crate::fault_run) millis: Millis,
+    /// The message that is next.
+    pub(in crate::fault_run) next: Tag,
 }
 
 impl Keys {
@@ -45,6 +59,26 @@ impl Keys {
         let open = page.next.min(tag.turn())..tag.turn();
         page.next = page.next.max(tag.turn());
         (holder.map(|(tag, _)| tag), open)
+    }
+
+    /// A message is confirmed, so that somebody has to handle it.
+    pub(super) fn confirmed(&mut self, tag: Tag) {
+        let page = self.pages.entry((tag.publisher, tag.key())).or_default();
+        page.confirmed = page.confirmed.max(tag.turn() + 1);
+    }
+
+    /// A look at all keys: the one that has waited longest, if one waits.
+    pub(super) fn look(&mut self, now: Millis) -> Option<Waiting> {
+        let mut longest = None;
+        for ((publisher, key), page) in &mut self.pages {
+            if page.next != page.seen || page.next >= page.confirmed {
+                (page.seen, page.since) = (page.next, now);
+            } else {
+                let next = Tag::new(*publisher, *key).at_turn(page.next);
+                longest = longest.max(Some(Waiting { millis: now - page.since, next }));
+            }
+        }
+        longest
     }
 
     /// It ends; once done, the next one has its turn.
@@ -66,5 +100,40 @@ impl std::fmt::Debug for Page {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let running = self.running.as_ref().map(|(tag, _)| tag);
         f.debug_struct("Page").field("running", &running).field("next", &self.next).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::message::KEYS;
+    use super::*;
+
+    struct Kept;
+
+    impl Right for Kept {
+        fn is_lost(&self) -> bool {
+            false
+        }
+    }
+
+    fn handle(keys: &mut Keys, tag: Tag) {
+        let right: Arc<dyn Right> = Arc::new(Kept);
+        keys.begin(tag, &right);
+        keys.end(tag, &right, true);
+    }
+
+    #[test]
+    fn the_key_that_waits_longest_is_found() {
+        let (one, other) = (Tag::new(0, 1), Tag::new(0, 2));
+        let mut keys = Keys::default();
+        keys.confirmed(one);
+        assert_eq!(keys.look(1_000), Some(Waiting { millis: 1_000, next: one }));
+        handle(&mut keys, one);
+        assert_eq!(keys.look(2_000), None);
+        keys.confirmed(one.at_turn(1));
+        keys.confirmed(other);
+        assert_eq!(keys.look(5_000), Some(Waiting { millis: 5_000, next: other }));
+        handle(&mut keys, other);
+        assert_eq!(keys.look(9_000), Some(Waiting { millis: 7_000, next: Tag::new(0, KEYS + 1) }));
     }
 }

@@ -25,6 +25,7 @@ use self::deliveries::Arrival;
 pub(super) use self::deliveries::Ending;
 pub use self::findings::{Findings, Wrong};
 use self::keys::Right;
+pub(super) use self::keys::Waiting;
 pub(super) use self::publications::Published;
 use super::clock::{Clock, Millis};
 use super::message::Tag;
@@ -288,9 +289,15 @@ impl Audit {
         lines
     }
 
-    /// Present members that got nothing for so long, while their group had something to do.
+    /// Present members that got nothing for so long, while they had something to do.
     pub(super) fn idle_members(&self, longer_than: Millis) -> Vec<String> {
         self.books().idle_members(self.clock.now(), longer_than)
+    }
+
+    /// The key of an ordered topic that has waited longest for a confirmed message to be handled,
+    /// and its group.
+    pub(super) fn longest_wait(&self) -> Option<(Waiting, String)> {
+        self.books().longest_wait(self.clock.now())
     }
 
     /// How many members there were, how many of them were dropped, and how many processes were

@@ -409,13 +409,19 @@ fn a_member_that_gets_nothing_while_its_group_has_work_is_idle() {
     let tags: Vec<Tag> = (0..3).map(|_| publish(&mut books, PLAIN)).collect();
     let [busy, _, gone] =
         ["busy", "idle", "gone"].map(|name| books.members.join(A, name.to_owned(), 0));
+    let in_order = books.members.join(KEYED, "in order".to_owned(), 0);
+    let keyed = publish(&mut books, ORDERED);
     books.members.leave(gone, false, 100);
     let by_the_busy_one = Arrival { member: busy, ..arrival(tags[0], 1) };
     begin(&mut books, A, by_the_busy_one, 29_000).end(&mut books, Ending::Acknowledged, 29_000);
     assert_eq!(books.idle_members(30_000, 30_000), [""; 0]);
     assert_eq!(books.idle_members(30_001, 30_000), ["idle of a, with 0 lanes,"]);
+    books.members.lane(in_order, 1);
+    let both = ["idle of a, with 0 lanes,", "in order of keyed, with 1 lanes,"];
+    assert_eq!(books.idle_members(30_001, 30_000), both);
     for tag in &tags[1..] {
         handle(&mut books, A, *tag, 1, 30_000);
     }
+    handle(&mut books, KEYED, keyed, 1, 30_000);
     assert_eq!(books.idle_members(90_000, 30_000), [""; 0], "there is nothing to do");
 }
