@@ -1,8 +1,10 @@
 //! What a user may not do: a login that has the rights an application needs, and no others.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use posthaste_core::TopicConfig;
+use posthaste_core::broker::Broker as _;
 use posthaste_nats::NatsBroker;
 use tokio::time::Instant;
 
@@ -38,10 +40,16 @@ async fn no_inboxes(server: Server) {
     one.stop().await;
     assert!(start.elapsed() < Duration::from_secs(5), "a stop took {:?}", start.elapsed());
     let mut two = Reader::start(&other, request(&[&name], Some("g"))).await;
-    got.extend(two.drain(300 - got.len()).await);
+    let mut all: BTreeSet<String> = got.iter().cloned().collect();
+    while all.len() < 300 {
+        let more = two.drain(1).await;
+        all.extend(more.iter().cloned());
+        got.extend(more);
+    }
     assert!(start.elapsed() < Duration::from_secs(8), "{:?}", start.elapsed());
-    got.sort();
-    got.dedup();
-    assert_eq!(got.len(), 300);
-    assert!(two.is_quiet(Duration::from_millis(300)).await);
+    // Servers that do not count exactly may send one more than once.
+    if broker.capabilities(None).exact_attempts {
+        assert_eq!(got.len(), 300);
+        assert!(two.is_quiet(Duration::from_millis(300)).await);
+    }
 }
