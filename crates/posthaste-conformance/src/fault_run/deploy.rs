@@ -12,7 +12,7 @@ use tokio::time::{Instant, timeout};
 
 use super::audit::{Audit, Wrong};
 use super::fate::Fates;
-use super::member::{MAX_ATTEMPTS, Part, Wish, work};
+use super::member::{MAX_ATTEMPTS, Part, work};
 use super::plan::Plan;
 use super::stage::{Connected, Stage, Way};
 use crate::child;
@@ -46,7 +46,7 @@ pub(super) struct Crew {
 #[derive(Debug)]
 struct Working {
     number: usize,
-    wish: watch::Sender<Wish>,
+    stop: watch::Sender<bool>,
     task: JoinSet<()>,
     // Dropped last: what the member still has to say goes over it.
     connected: Connected,
@@ -83,7 +83,7 @@ impl Crew {
                     self.stop(leaving).await;
                 }
                 5..8 => {
-                    self.drop(leaving).await;
+                    self.abandon(leaving).await;
                     working.extend(self.start(way(turn)).await);
                 }
                 _ => {
@@ -129,10 +129,10 @@ impl Crew {
         let audit = Arc::clone(&self.audit);
         let number = audit.join(self.group, format!("{} ({way:?})", inbox.member()));
         let part = Part { audit, fates: self.fates, group: self.group, member: number };
-        let (wish, wishes) = watch::channel(Wish::Work);
+        let (stop, stopped) = watch::channel(false);
         let mut task = JoinSet::new();
-        task.spawn(work(part, inbox, wishes, DRAIN));
-        Ok(Working { number, wish, task, connected })
+        task.spawn(work(part, inbox, stopped, DRAIN));
+        Ok(Working { number, stop, task, connected })
     }
 
     async fn subscribe(&self, connected: &Connected) -> Result<Subscription> {
@@ -146,7 +146,7 @@ impl Crew {
     /// In good order.
     async fn stop(&self, leaving: Option<Working>) {
         let Some(mut one) = leaving else { return };
-        one.wish.send_replace(Wish::Stop);
+        one.stop.send_replace(true);
         let within = DRAIN + self.plan.lease * 3;
         if timeout(within, one.task.join_next()).await.is_err() {
             let number = one.number;
@@ -159,9 +159,8 @@ impl Crew {
     }
 
     /// With everything in hand, and without a goodbye.
-    async fn drop(&self, leaving: Option<Working>) {
-        let Some(Working { number, wish, mut task, connected }) = leaving else { return };
-        wish.send_replace(Wish::Vanish);
+    async fn abandon(&self, leaving: Option<Working>) {
+        let Some(Working { number, mut task, connected, .. }) = leaving else { return };
         self.audit.leave(number, true);
         task.shutdown().await;
         drop(connected);

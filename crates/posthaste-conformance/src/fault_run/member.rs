@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use posthaste_core::{Delivery, ErrorKind, Events, Nack, Result, Subscription, SubscriptionEvent};
+use posthaste_core::{Delivery, ErrorKind, Nack, Result, Subscription, SubscriptionEvent};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -17,16 +17,6 @@ const AT_ONCE: usize = 64;
 /// count too, so that nothing fails at its last one: whatever else is given up is a finding.
 pub(super) const MAX_ATTEMPTS: u32 = 5;
 
-/// What is asked of a member.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Wish {
-    Work,
-    /// In good order: nothing new, what is in hand is finished.
-    Stop,
-    /// At once, with whatever is in hand.
-    Vanish,
-}
-
 /// A member's part.
 #[derive(Debug, Clone)]
 pub(super) struct Part {
@@ -36,23 +26,20 @@ pub(super) struct Part {
     pub(super) member: usize,
 }
 
-/// Works until it is told otherwise. What ends it otherwise is a finding.
+/// Works until it is told to stop; then it takes nothing new, and finishes what is in hand. When
+/// aborted, everything in hand is dropped. What ends it otherwise is a finding.
 pub(super) async fn work(
     part: Part,
     mut inbox: Subscription,
-    mut wish: watch::Receiver<Wish>,
+    mut stop: watch::Receiver<bool>,
     drain: Duration,
 ) {
     let (mut events, stopper) = (inbox.events(), inbox.stopper());
     let mut handlers = JoinSet::new();
     loop {
         tokio::select! {
-            changed = wish.changed() => match (changed, *wish.borrow()) {
-                (Ok(()), Wish::Work) => {}
-                (Ok(()), Wish::Stop) => stopper.stop(),
-                // Handlers, deliveries and the subscription are dropped.
-                (Ok(()), Wish::Vanish) | (Err(_), _) => return,
-            },
+            // Once; after it the sender may be gone.
+            Ok(()) = stop.changed() => stopper.stop(),
             batch = inbox.next_batch(AT_ONCE) => match batch {
                 Some(Ok(batch)) => part.take(batch, &mut handlers).await,
                 Some(Err(error)) => {
@@ -63,26 +50,15 @@ pub(super) async fn work(
                 None => break,
             },
             Some(ended) = handlers.join_next(), if !handlers.is_empty() => part.joined(ended),
-            Some(event) = next(&mut events) => part.heard(&event),
+            Some(event) = events.next() => part.heard(&event),
         }
     }
-    // Stopped: what is in hand is finished, unless it is told to vanish meanwhile.
-    let finishing = async {
-        while let Some(ended) = handlers.join_next().await {
-            part.joined(ended);
-        }
-        inbox.stop(drain).await
-    };
-    tokio::select! {
-        stopped = finishing => if let Err(error) = stopped {
-            part.audit.find(Wrong::Failed, format!("a stop with nothing in hand: {error:?}"));
-        },
-        _ = wish.wait_for(|wish| *wish == Wish::Vanish) => {}
+    while let Some(ended) = handlers.join_next().await {
+        part.joined(ended);
     }
-}
-
-async fn next(events: &mut Events) -> Option<SubscriptionEvent> {
-    events.next().await
+    if let Err(error) = inbox.stop(drain).await {
+        part.audit.find(Wrong::Failed, format!("a stop with nothing in hand: {error:?}"));
+    }
 }
 
 impl Part {

@@ -92,20 +92,20 @@ impl Publications {
         })
     }
 
-    /// An outcome, also a better one after an unknown. Whether its room is free now.
+    /// An outcome, also of a further try. Whether its room is free now.
     pub(super) fn published(&mut self, number: u32, outcome: Published) -> bool {
-        let before = self.state(number);
-        match before {
-            Some(State::Unknown) => self.unknown -= 1,
-            Some(State::NotStored) => self.not_stored -= 1,
-            Some(State::Open) => {}
-            Some(State::Confirmed) => {
-                // It is confirmed, whatever becomes of a repetition.
+        match (self.state(number), outcome) {
+            (Some(State::Open), _) => {}
+            // A further try tells nothing of an earlier one but by storing it.
+            (Some(State::Unknown), Published::NotStored) => return false,
+            (Some(State::Unknown), _) => self.unknown -= 1,
+            (Some(State::NotStored), _) => self.not_stored -= 1,
+            (Some(State::Confirmed), outcome) => {
                 let duplicate = Published::Confirmed { duplicate: true };
                 self.duplicates += u64::from(outcome == duplicate);
                 return false;
             }
-            None => return false,
+            (None, _) => return false,
         }
         let state = match outcome {
             Published::Confirmed { duplicate } => {
@@ -184,6 +184,19 @@ mod tests {
         assert_eq!((book.confirmed, book.duplicates, book.not_stored), (2, 2, 1));
         assert_eq!(book.state(4), None);
         assert_eq!(book.all(7, State::NotStored).collect::<Vec<_>>(), [Tag::new(7, 1)]);
+    }
+
+    #[test]
+    fn a_further_try_that_fails_for_certain_leaves_the_first_one_unknown() {
+        let mut book = Publications::new(0, 1, true);
+        book.attempt();
+        book.published(0, Published::Unknown);
+        book.published(0, Published::NotStored);
+        assert_eq!((book.state(0), book.unknown, book.not_stored), (Some(State::Unknown), 1, 0));
+        book.attempt();
+        book.published(1, Published::NotStored);
+        book.published(1, Published::Unknown);
+        assert_eq!((book.state(1), book.unknown, book.not_stored), (Some(State::Unknown), 2, 0));
     }
 
     #[test]
