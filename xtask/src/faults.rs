@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::process::{Command, ExitCode, Stdio};
 
 use crate::args::FaultsOptions;
-use crate::brokers::{self, IN_PROCESS, Session, TABLE};
+use crate::brokers::{self, Session};
 use crate::failure::{Result, fail};
 use crate::interrupt::Interrupt;
 use crate::workspace;
@@ -19,7 +19,7 @@ const PROGRAM: &str = "faults";
 
 /// Does `faults …`. Its exit code is that of the program.
 pub(crate) fn run(options: &FaultsOptions) -> Result<ExitCode> {
-    let entry = choose(&options.broker)?;
+    let entry = brokers::testable(&options.broker)?;
     let interrupt = Interrupt::install()?;
     let program = build(&interrupt)?;
     let may_install = options.install || workspace::is_ci();
@@ -42,22 +42,6 @@ pub(crate) fn run(options: &FaultsOptions) -> Result<ExitCode> {
     Ok(code.and_then(|code| u8::try_from(code).ok()).map_or(ExitCode::FAILURE, ExitCode::from))
 }
 
-/// The entry of the broker; none for one in the process.
-fn choose(spec: &str) -> Result<Option<&'static brokers::Entry>> {
-    if IN_PROCESS.contains(&spec) {
-        return Ok(None);
-    }
-    match brokers::find(spec) {
-        Ok(entry) if entry.in_suite => Ok(Some(entry)),
-        Ok(entry) => {
-            let ids = TABLE.iter().filter(|other| other.in_suite).map(|other| other.id);
-            let ids: Vec<&str> = IN_PROCESS.iter().copied().chain(ids).collect();
-            fail(format!("{} has no adapter yet; there are: {}", entry.id, ids.join(", ")))
-        }
-        Err(failure) => fail(format!("{failure}; in the process: {}", IN_PROCESS.join(", "))),
-    }
-}
-
 /// Builds the program, and says where it is.
 fn build(interrupt: &Interrupt) -> Result<PathBuf> {
     let mut command = workspace::cargo();
@@ -70,21 +54,5 @@ fn build(interrupt: &Interrupt) -> Result<PathBuf> {
     match metadata["target_directory"].as_str() {
         Some(target) => Ok(PathBuf::from(target).join("release").join(PROGRAM)),
         None => fail("cargo metadata names no target directory"),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_broker_is_in_the_process_in_the_table_or_unknown() {
-        assert!(choose("memory").unwrap().is_none());
-        assert_eq!(choose("nats@2.9").unwrap().unwrap().id, "nats@2.9");
-        assert!(choose("nats@1").is_err());
-        for entry in TABLE.iter().filter(|entry| !entry.in_suite) {
-            let why = choose(entry.id).err().map(|failure| failure.to_string());
-            assert!(why.is_some_and(|why| why.contains("memory")));
-        }
     }
 }

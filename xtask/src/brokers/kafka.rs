@@ -3,7 +3,6 @@
 //! Each node is broker and controller. Topics are created by the admin interface only, so that no
 //! typing error makes one.
 
-use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::{Read, Write};
 use std::path::Path;
@@ -105,13 +104,8 @@ ssl.client.auth=none
     let cluster = Cluster { site, controllers: &[controller], memory: "512m", further: &security };
     let server = cluster.node(1, &Listeners { client, security: "SASL_SSL", internal })?;
     cluster.format_with(&[1], Some(&password))?;
-    let launch = Launch::open(server, format!("kafkas://127.0.0.1:{client}"));
-    let files = BTreeMap::from([
-        ("ca".to_owned(), tls.ca),
-        ("foreign_ca".to_owned(), tls.foreign_ca),
-        ("password".to_owned(), password_file),
-    ]);
-    Ok(Launch { user: Some(USER.to_owned()), files, ..launch })
+    let url = format!("kafkas://127.0.0.1:{client}");
+    Ok(Launch::open(server, url.clone()).secured(url, USER, tls, password_file))
 }
 
 /// Asks each node which requests it takes and, where that needs no login, which nodes it knows:

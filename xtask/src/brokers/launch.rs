@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use super::secrets::Certificates;
+
 /// What a broker that is to be started may use.
 pub(crate) struct Site<'a> {
     /// What was installed: a program, or the folder of one (see [`Install`](super::install::Install)).
@@ -92,6 +94,19 @@ impl Launch {
     /// One process, reached without a login.
     pub(crate) fn open(server: Program, url: String) -> Self {
         Self { server, others: Vec::new(), url, user: None, files: BTreeMap::new() }
+    }
+
+    /// The same reached by TLS and a login. Files: `ca`, `foreign_ca`, `password`.
+    pub(crate) fn secured(
+        self,
+        url: String,
+        user: &str,
+        tls: Certificates,
+        password: PathBuf,
+    ) -> Self {
+        let files = [("ca", tls.ca), ("foreign_ca", tls.foreign_ca), ("password", password)];
+        let files = files.map(|(purpose, file)| (purpose.to_owned(), file)).into();
+        Self { url, user: Some(user.to_owned()), files, ..self }
     }
 }
 

@@ -3,7 +3,6 @@
 //! A node needs `epmd`, the name service of Erlang. Left to itself it would start one that outlives
 //! it; so one of our own is started before it, and stopped after it.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Read, Write};
 use std::time::Duration;
@@ -44,15 +43,8 @@ default_pass = {password}
         tree::file("server.pem"),
         tree::file("server-key.pem"),
     );
-    let mut launch = start(site, &config)?;
-    launch.url = format!("amqps://127.0.0.1:{port}/%2f");
-    launch.user = Some(USER.to_owned());
-    launch.files = BTreeMap::from([
-        ("ca".to_owned(), tls.ca),
-        ("foreign_ca".to_owned(), tls.foreign_ca),
-        ("password".to_owned(), password_file),
-    ]);
-    Ok(launch)
+    let url = format!("amqps://127.0.0.1:{port}/%2f");
+    Ok(start(site, &config)?.secured(url, USER, tls, password_file))
 }
 
 /// Opens the protocol: the node then says first who it is. It listens only once it is ready.

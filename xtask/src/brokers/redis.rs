@@ -1,6 +1,5 @@
 //! Redis and Valkey: the configuration we start them with, and how to tell that they are ready.
 
-use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::time::Duration;
 
@@ -50,15 +49,8 @@ user {USER} on >{password} ~* &* +@all
         tree::file("server-key.pem"),
         tree::file("ca.pem"),
     );
-    let mut launch = start(site, "redis-server", &security)?;
-    launch.url = format!("rediss://127.0.0.1:{port}/0");
-    launch.user = Some(USER.to_owned());
-    launch.files = BTreeMap::from([
-        ("ca".to_owned(), tls.ca),
-        ("foreign_ca".to_owned(), tls.foreign_ca),
-        ("password".to_owned(), password_file),
-    ]);
-    Ok(launch)
+    let url = format!("rediss://127.0.0.1:{port}/0");
+    Ok(start(site, "redis-server", &security)?.secured(url, USER, tls, password_file))
 }
 
 /// Asks for `INFO`, after the login where there is one.

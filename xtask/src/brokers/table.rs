@@ -252,6 +252,25 @@ pub(crate) fn find(spec: &str) -> Result<&'static Entry> {
     fail(format!("there is no broker `{spec}`; there are: {}", known.join(", ")))
 }
 
+/// The entry called `spec`, if there is an adapter to test with it; none for a broker in the
+/// process.
+///
+/// # Errors
+/// Names what can be tested.
+pub(crate) fn testable(spec: &str) -> Result<Option<&'static Entry>> {
+    if IN_PROCESS.contains(&spec) {
+        return Ok(None);
+    }
+    let why = match find(spec) {
+        Ok(entry) if entry.in_suite => return Ok(Some(entry)),
+        Ok(entry) => format!("{} has no adapter yet", entry.id),
+        Err(_) => format!("there is no broker `{spec}`"),
+    };
+    let ids = TABLE.iter().filter(|entry| entry.in_suite).map(|entry| entry.id);
+    let ids: Vec<&str> = IN_PROCESS.iter().copied().chain(ids).collect();
+    fail(format!("{why}; those that can be tested are: {}", ids.join(", ")))
+}
+
 /// The entries called `specs`, each once; all of the table when there is no spec.
 pub(crate) fn select(specs: &[String]) -> Result<Vec<&'static Entry>> {
     if specs.is_empty() {
@@ -299,6 +318,17 @@ mod tests {
         assert_eq!(id("nats@2.9.10").as_deref(), Ok("nats@2.9"));
         assert!(id("nats@2.1").unwrap_err().contains("nats@2.9"));
         assert!(id("kafak").is_err());
+    }
+
+    #[test]
+    fn what_can_be_tested_has_an_adapter() {
+        assert!(testable("memory").unwrap().is_none());
+        assert_eq!(testable("nats@2.9").unwrap().unwrap().id, "nats@2.9");
+        let no_adapter = TABLE.iter().filter(|entry| !entry.in_suite).map(|entry| entry.id);
+        for spec in no_adapter.chain(["nats@1", "kafak"]) {
+            let why = testable(spec).err().map(|failure| failure.to_string());
+            assert!(why.is_some_and(|why| why.contains("memory, nats")), "{spec}");
+        }
     }
 
     #[test]

@@ -11,7 +11,7 @@ use std::process::{Command, ExitCode};
 
 use self::suite::Tally;
 use crate::args::TestOptions;
-use crate::brokers::{self, IN_PROCESS, Session, TABLE};
+use crate::brokers::{self, Session, TABLE};
 use crate::failure::{Context, Result, fail};
 use crate::interrupt::Interrupt;
 use crate::workspace;
@@ -80,9 +80,7 @@ pub(crate) fn required() -> Result<Vec<String>> {
     let names: Vec<String> =
         text.split(',').map(str::trim).filter(|s| !s.is_empty()).map(str::to_owned).collect();
     for name in &names {
-        if !IN_PROCESS.contains(&name.as_str()) {
-            testable(name).context(|| "POSTHASTE_REQUIRE_BROKERS".to_owned())?;
-        }
+        brokers::testable(name).context(|| "POSTHASTE_REQUIRE_BROKERS".to_owned())?;
     }
     Ok(names)
 }
@@ -95,24 +93,8 @@ struct Only {
 }
 
 fn choose(spec: &str) -> Result<Only> {
-    if IN_PROCESS.contains(&spec) {
-        return Ok(Only { id: spec.to_owned() });
-    }
-    match testable(spec) {
-        Ok(entry) => Ok(Only { id: entry.id.to_owned() }),
-        Err(failure) => fail(format!("{failure}; in the process: {}", IN_PROCESS.join(", "))),
-    }
-}
-
-/// The entry called `spec`, if the suite has an adapter for it.
-fn testable(spec: &str) -> Result<&'static brokers::Entry> {
-    let entry = brokers::find(spec)?;
-    if entry.in_suite {
-        return Ok(entry);
-    }
-    let ids: Vec<&str> = TABLE.iter().filter(|other| other.in_suite).map(|it| it.id).collect();
-    let ids = ids.join(", ");
-    fail(format!("{} has no adapter that could be tested; there are: {ids}", entry.id))
+    let entry = brokers::testable(spec)?;
+    Ok(Only { id: entry.map_or(spec, |entry| entry.id).to_owned() })
 }
 
 /// The brokers to bring up: all that the suite tests, or the chosen one and those beside it.
