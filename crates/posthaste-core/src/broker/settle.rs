@@ -17,9 +17,9 @@ pub trait Settler: Debug + Send + Sync + 'static {
     /// the protocol has done its part; with [`Confirmation::Broker`] when the broker has answered.
     ///
     /// A verdict other than `Ack` on a lost lease or lane MUST be reported as
-    /// [`SettleOutcome::LeaseLost`] and MUST NOT touch another's delivery. A late `Ack` is no
-    /// exception: it completes the message where the broker lets it, else the message comes again.
-    /// MUST NOT break the connection, whatever the tokens.
+    /// [`SettleOutcome::LeaseLost`] and MUST NOT touch another's delivery. A late `Ack` may
+    /// complete the message, since it was handled, and may then be reported as done; where it does
+    /// not, the message comes again. MUST NOT break the connection, whatever the tokens.
     ///
     /// # Errors
     /// An `Err` means that nothing is known of any entry: each will come again.

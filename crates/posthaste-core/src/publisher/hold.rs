@@ -214,13 +214,13 @@ impl State {
     }
 
     /// The task ends: nobody looks any more.
-    pub(super) const fn leave(&mut self) {
+    pub(super) const fn end_drive(&mut self) {
         self.driven = false;
         self.watched = None;
     }
 
     /// When the task has to look for those who are late.
-    pub(super) const fn wake_me_when_due(&mut self) -> Option<Instant> {
+    pub(super) const fn watch_until(&mut self) -> Option<Instant> {
         self.watched = self.due;
         self.due
     }

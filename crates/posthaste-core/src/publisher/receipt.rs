@@ -17,8 +17,8 @@ use crate::Result;
 /// The promise of a [`Confirmed`], from [`Publisher::enqueue`](crate::Publisher::enqueue).
 ///
 /// The message is sent whether or not the receipt is awaited; dropping it only forgets the
-/// outcome. Awaiting it ends by the publish deadline, and at once when the runtime of the bus has
-/// ended.
+/// outcome. Awaiting it ends by the publish deadline, which the tasks of the bus keep: at once when
+/// their runtime has ended, but not while that runtime lives and nobody drives it.
 #[must_use = "only an awaited receipt tells whether the message was stored"]
 pub struct Receipt {
     // `None` once it was answered.

@@ -253,7 +253,7 @@ struct Driver {
 impl Drop for Driver {
     fn drop(&mut self) {
         if !self.done {
-            self.window.lock().leave();
+            self.window.lock().end_drive();
             self.window.give_up_waiting(GONE);
         }
     }
@@ -280,11 +280,11 @@ async fn drive(mut driver: Driver) {
                 flights.push(flight::depart(Arc::clone(&window), number, cargo));
             }
             if flights.is_empty() && state.closed {
-                state.leave();
+                state.end_drive();
                 driver.done = true;
                 return;
             }
-            state.wake_me_when_due()
+            state.watch_until()
         };
         if let Some(due) = due.filter(|due| timer.deadline() != *due) {
             timer.as_mut().reset(due);
@@ -302,7 +302,7 @@ async fn drive(mut driver: Driver) {
             idle = idle => {
                 let mut state = window.lock();
                 if idle && state.adopted.is_empty() && state.waiting.is_empty() {
-                    state.leave();
+                    state.end_drive();
                     driver.done = true;
                     return;
                 }
