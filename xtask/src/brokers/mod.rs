@@ -26,6 +26,7 @@ mod sns;
 mod sqs;
 mod table;
 mod tree;
+mod turns;
 mod up;
 
 use std::process::ExitCode;
@@ -34,6 +35,7 @@ use std::thread;
 use self::ports::Ports;
 use self::record::Record;
 use self::session::without_secrets;
+use self::turns::Turns;
 use self::up::{Running, Wish};
 use crate::args::{BrokersAction, BrokersOptions};
 use crate::failure::Result;
@@ -78,8 +80,8 @@ fn each(entries: &[&'static Entry], chore: fn(&'static Entry) -> Result<bool>) -
 ///
 /// Standard output has one line `VARIABLE=url` for each broker, the rest goes to standard error.
 fn up(entries: &[&'static Entry], may_install: bool) -> bool {
-    let ports = Ports::default();
-    let wish = Wish { may_install, keep: true, ports: &ports };
+    let (ports, turns) = (&Ports::default(), &Turns::default());
+    let wish = Wish { may_install, keep: true, ports, turns };
     let running: Vec<Option<Running>> = thread::scope(|scope| {
         let threads: Vec<_> =
             entries.iter().map(|&entry| scope.spawn(move || up_one(entry, &wish))).collect();

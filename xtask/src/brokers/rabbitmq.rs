@@ -109,7 +109,7 @@ fn start(site: &Site<'_>, listeners: &str) -> Result<Launch> {
         .env("RUNNING_UNDER_SYSTEMD", "true")
         .env(
             "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS",
-            "-start_epmd false +S 2:2 +sbwt none -kernel inet_dist_use_interface {127,0,0,1}",
+            "-start_epmd false +S 2:2 +sbwt none +sbwtdcpu none +sbwtdio none -kernel inet_dist_use_interface {127,0,0,1}",
         );
     let launch = Launch::open(server, format!("amqp://guest:guest@127.0.0.1:{port}/%2f"));
     // A node that finds no `epmd` would start one.

@@ -6,6 +6,7 @@ use std::fs::File;
 
 use super::ports::Ports;
 use super::table::Entry;
+use super::turns::Turns;
 use super::up::{Registry, Running, Source, Wish};
 use crate::failure::{Context, Result};
 
@@ -29,8 +30,8 @@ impl Session {
     pub(crate) fn start(entries: &[&'static Entry], may_install: bool) -> Result<Self> {
         let mut session = Self::default();
         let registry = Registry::open()?;
-        let ports = Ports::default();
-        let wish = Wish { may_install, keep: false, ports: &ports };
+        let (ports, turns) = (&Ports::default(), &Turns::default());
+        let wish = Wish { may_install, keep: false, ports, turns };
         for entry in entries {
             // Held before it is there, so that no other run stops it in between.
             let in_use = hold(&registry, entry.id)?;

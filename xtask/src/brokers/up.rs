@@ -12,6 +12,7 @@ use super::ports::Ports;
 use super::probe::Target;
 use super::record::{Process, Record};
 use super::table::{Entry, is_line_of};
+use super::turns::Turns;
 use super::{install, process};
 use crate::failure::{Context, Result, fail};
 use crate::{wait, workspace};
@@ -19,7 +20,8 @@ use crate::{wait, workspace};
 /// How long one question to a server may take.
 const ASK: Duration = Duration::from_secs(2);
 /// How long a server may take from its start to its first answer.
-const START: Duration = Duration::from_secs(60);
+/// A machine that installs or starts others meanwhile is slow.
+const START: Duration = Duration::from_secs(120);
 /// How long a process may take to end by itself when its data stays, and when they are deleted.
 const STOP: Duration = Duration::from_secs(10);
 const DROP: Duration = Duration::from_secs(3);
@@ -66,6 +68,8 @@ pub(crate) struct Wish<'a> {
     pub(crate) keep: bool,
     /// What gives ports to all brokers that start at the same time.
     pub(crate) ports: &'a Ports,
+    /// What lets only a few of them start at once.
+    pub(crate) turns: &'a Turns,
 }
 
 /// What is under `target/brokers`. One process at a time changes what is there of one broker; of
@@ -125,7 +129,8 @@ impl Registry {
         let place = Place { dir: &self.dir, label };
         // Also what has no record: data that were kept for a look.
         delete_folder(&place.state())?;
-        start(entry, &place, None, &Wish { may_install, keep: false, ports: &Ports::default() })
+        let (ports, turns) = (&Ports::default(), &Turns::default());
+        start(entry, &place, None, &Wish { may_install, keep: false, ports, turns })
     }
 
     /// Stops what was started as `id`, and forgets it. The log stays.
@@ -202,6 +207,7 @@ fn start_on(
     wish: &Wish<'_>,
 ) -> Result<Record> {
     let installed = install::find(entry, wish.may_install)?;
+    let _turn = wish.turns.take();
     let (folder, state) = (place.folder(), place.state());
     fs::create_dir_all(&state).context(|| format!("making {}", state.display()))?;
     if earlier.is_none() {
