@@ -1,8 +1,9 @@
 //! Confirmations of publishes: one inbox for a whole connection, read by one task.
 //!
 //! A publish names a reply subject of its own, `inbox.batch.entry`. The task that reads the inbox
-//! books each answer where it belongs, and wakes a batch once, when its last answer is there. The
-//! client's own way costs an inbox, a channel, a timer and a wake-up for each message.
+//! books each answer where it belongs, and wakes a batch once, when its last answer is there.
+//! Another task gives up what will not be answered any more. The client's own way costs an inbox, a
+//! channel, a timer and a wake-up for each message.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -15,8 +16,10 @@ use futures_util::StreamExt as _;
 use posthaste_core::Result;
 use serde::Deserialize;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use crate::error;
+use crate::link::Link;
 
 /// What the server said of one message.
 #[derive(Debug, Default)]
@@ -52,17 +55,34 @@ struct Reply<'a> {
 #[derive(Debug)]
 pub(crate) struct Answers {
     inbox: String,
-    open: Arc<Mutex<Open>>,
+    open: Arc<Open>,
     next: AtomicU64,
 }
 
-type Open = HashMap<u64, Arc<Call>>;
+/// The batches that wait.
+#[derive(Debug, Default)]
+struct Open {
+    calls: Mutex<Calls>,
+    /// Somebody waits, and nobody looks yet whether in vain.
+    unwatched: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Calls {
+    by_number: HashMap<u64, Arc<Call>>,
+    watched: bool,
+    /// No answer will come any more to anybody.
+    ended: bool,
+}
 
 /// A batch that waits for its answers.
 #[derive(Debug)]
 struct Call {
     /// The stream that shall take it.
     stream: String,
+    /// How often the connection was lost before it was sent.
+    losses: u64,
+    until: Instant,
     state: Mutex<State>,
     complete: Notify,
 }
@@ -70,6 +90,7 @@ struct Call {
 #[derive(Debug)]
 struct State {
     answers: Vec<Answer>,
+    /// How many may still come.
     missing: usize,
 }
 
@@ -97,14 +118,33 @@ impl Answers {
         read(messages, Arc::clone(&self.open))
     }
 
-    /// Waits for the answers to that many messages, which the stream shall take.
-    pub(crate) fn expect(&self, stream: String, entries: usize) -> Waiting<'_> {
+    /// Gives up what will not be answered any more: when its time is over, or some time after the
+    /// connection is back that was lost meanwhile. Dropping the result gives up everything.
+    pub(crate) fn watch(&self, link: Link) -> impl Future<Output = ()> + use<> {
+        watch(EndsAll(Arc::clone(&self.open)), link)
+    }
+
+    /// Waits for the answers to that many messages, which the stream shall take: no longer than
+    /// until then. So often was the connection lost before they are sent.
+    pub(crate) fn expect(
+        &self,
+        stream: String,
+        entries: usize,
+        losses: u64,
+        until: Instant,
+    ) -> Waiting<'_> {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let mut answers = Vec::new();
         answers.resize_with(entries, Answer::default);
-        let state = Mutex::new(State { answers, missing: entries });
-        let call = Arc::new(Call { stream, state, complete: Notify::new() });
-        lock(&self.open).insert(number, Arc::clone(&call));
+        let mut calls = self.open.lock();
+        let missing = if calls.ended { 0 } else { entries };
+        let state = Mutex::new(State { answers, missing });
+        let call = Arc::new(Call { stream, losses, until, state, complete: Notify::new() });
+        calls.by_number.insert(number, Arc::clone(&call));
+        if !std::mem::replace(&mut calls.watched, true) {
+            self.open.unwatched.notify_one();
+        }
+        drop(calls);
         Waiting { answers: self, number, call }
     }
 }
@@ -123,10 +163,11 @@ impl Waiting<'_> {
 
     /// No answer to that entry will come: it was not sent.
     pub(crate) fn forgo(&self) {
-        self.call.lock().missing -= 1;
+        let mut state = self.call.lock();
+        state.missing = state.missing.saturating_sub(1);
     }
 
-    /// Waits for the last answer.
+    /// Waits for the last answer that may come.
     ///
     /// # Cancel safety
     /// Cancel safe.
@@ -144,7 +185,7 @@ impl Waiting<'_> {
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        lock(&self.answers.open).remove(&self.number);
+        self.answers.open.lock().by_number.remove(&self.number);
     }
 }
 
@@ -158,27 +199,80 @@ impl Call {
         let mut state = self.lock();
         let Some(slot @ Answer::None) = state.answers.get_mut(entry) else { return };
         *slot = answer;
-        state.missing -= 1;
+        // It may have been given up before.
+        state.missing = state.missing.saturating_sub(1);
         if state.missing == 0 {
             drop(state);
             self.complete.notify_one();
         }
     }
+
+    fn is_waiting(&self) -> bool {
+        self.lock().missing > 0
+    }
+
+    fn give_up(&self) {
+        self.lock().missing = 0;
+        self.complete.notify_one();
+    }
 }
 
-async fn read(mut messages: Subscriber, open: Arc<Mutex<Open>>) {
-    while let Some(message) = messages.next().await {
-        let Some((number, entry)) = place(&message.subject) else { continue };
-        let call = lock(&open).get(&number).cloned();
-        if let Some(call) = call {
-            call.book(entry, answer(&message, &call.stream));
+impl Open {
+    fn lock(&self) -> MutexGuard<'_, Calls> {
+        // Nothing panics while it is held but an allocation that failed.
+        self.calls.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The fewest losses and the first end of those who wait; `None` if nobody does, and then
+    /// whoever comes says so.
+    fn next_end(&self) -> Option<(u64, Instant)> {
+        let mut calls = self.lock();
+        let waiting = calls.by_number.values().filter(|call| call.is_waiting());
+        let next = waiting
+            .map(|call| (call.losses, call.until))
+            .reduce(|first, other| (first.0.min(other.0), first.1.min(other.1)));
+        calls.watched = next.is_some();
+        next
+    }
+}
+
+async fn watch(open: EndsAll, link: Link) {
+    let EndsAll(open) = &open;
+    loop {
+        let Some((losses, until)) = open.next_end() else {
+            open.unwatched.notified().await;
+            continue;
+        };
+        link.lost_since(losses, until).await;
+        let now = Instant::now();
+        let lost = now < until;
+        for call in open.lock().by_number.values() {
+            if call.until <= now || (lost && call.losses <= losses) {
+                call.give_up();
+            }
         }
     }
 }
 
-fn lock(open: &Mutex<Open>) -> MutexGuard<'_, Open> {
-    // Nothing panics while it is held but an allocation that failed.
-    open.lock().unwrap_or_else(PoisonError::into_inner)
+/// Whoever waits when it is dropped waits in vain, and so would who comes later.
+struct EndsAll(Arc<Open>);
+
+impl Drop for EndsAll {
+    fn drop(&mut self) {
+        let mut calls = self.0.lock();
+        calls.ended = true;
+        calls.by_number.values().for_each(|call| call.give_up());
+    }
+}
+
+async fn read(mut messages: Subscriber, open: Arc<Open>) {
+    while let Some(message) = messages.next().await {
+        let Some((number, entry)) = place(&message.subject) else { continue };
+        let call = open.lock().by_number.get(&number).cloned();
+        if let Some(call) = call {
+            call.book(entry, answer(&message, &call.stream));
+        }
+    }
 }
 
 /// The batch and the entry that a reply subject names.
@@ -207,12 +301,19 @@ fn answer(message: &Message, stream: &str) -> Answer {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use async_nats::Event;
     use futures_util::FutureExt as _;
 
     use super::*;
 
     fn answers() -> Answers {
         Answers { inbox: "_INBOX.x".into(), open: Arc::default(), next: AtomicU64::new(0) }
+    }
+
+    fn expect(answers: &Answers, entries: usize) -> Waiting<'_> {
+        answers.expect("s".into(), entries, 0, Instant::now() + Duration::from_secs(5))
     }
 
     fn message(payload: &str, status: Option<StatusCode>) -> Message {
@@ -249,7 +350,7 @@ mod tests {
     #[test]
     fn a_reply_subject_leads_back_to_its_entry() {
         let answers = answers();
-        let (_one, two) = (answers.expect("s".into(), 1), answers.expect("s".into(), 20));
+        let (_one, two) = (expect(&answers, 1), expect(&answers, 20));
         assert_eq!(place(&two.reply(17)), Some((1, 17)));
         assert_eq!(place("_INBOX.x.1"), None);
         assert_eq!(place("_INBOX.x.1.a"), None);
@@ -258,7 +359,7 @@ mod tests {
     #[test]
     fn a_batch_is_complete_with_its_last_answer_and_forgotten_when_dropped() {
         let answers = answers();
-        let batch = answers.expect("s".into(), 3);
+        let batch = expect(&answers, 3);
         batch.forgo();
         batch.call.book(2, Answer::Nobody);
         batch.call.book(2, Answer::Unreadable);
@@ -268,6 +369,51 @@ mod tests {
         assert!(batch.complete().now_or_never().is_some());
         assert!(matches!(batch.take()[..], [Answer::None, Answer::Nobody, Answer::Nobody]));
         drop(batch);
-        assert!(lock(&answers.open).is_empty());
+        assert!(answers.open.lock().by_number.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_batch_waits_no_longer_than_its_time() {
+        let (answers, start) = (answers(), Instant::now());
+        let story = async {
+            let first = answers.expect("s".into(), 1, 0, start + Duration::from_secs(3));
+            let second = answers.expect("s".into(), 1, 0, start + Duration::from_secs(2));
+            second.complete().await;
+            assert_eq!(start.elapsed(), Duration::from_secs(2));
+            first.complete().await;
+            assert_eq!(start.elapsed(), Duration::from_secs(3));
+            // Somebody who comes after a time when nobody waited.
+            expect(&answers, 1).complete().await;
+            assert_eq!(start.elapsed(), Duration::from_secs(8));
+        };
+        tokio::select! { () = story => {}, () = answers.watch(Link::new()) => {} }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_sent_before_a_loss_is_given_up_after_the_reconnect() {
+        let (answers, link) = (answers(), Link::new());
+        let until = Instant::now() + Duration::from_secs(60);
+        let story = async {
+            let before = answers.expect("s".into(), 1, link.losses(), until);
+            tokio::task::yield_now().await;
+            link.take(Event::Disconnected);
+            link.take(Event::Connected);
+            let after = answers.expect("s".into(), 1, link.losses(), until);
+            before.complete().await;
+            assert!(Instant::now() < until && after.complete().now_or_never().is_none());
+            link.close();
+            after.complete().await;
+            assert!(Instant::now() < until);
+        };
+        tokio::select! { () = story => {}, () = answers.watch(link.clone()) => {} }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_waits_when_nobody_looks_any_more() {
+        let answers = answers();
+        let waiting = expect(&answers, 1);
+        drop(answers.watch(Link::new()));
+        assert!(waiting.complete().now_or_never().is_some());
+        assert!(expect(&answers, 1).complete().now_or_never().is_some());
     }
 }

@@ -125,6 +125,7 @@ impl Hub {
         };
         let (tasks, closing) = (TaskTracker::new(), CancellationToken::new());
         tasks.spawn(closing.clone().run_until_cancelled_owned(answers.read(messages)));
+        tasks.spawn(closing.clone().run_until_cancelled_owned(answers.watch(link.clone())));
         Self {
             client,
             jetstream,

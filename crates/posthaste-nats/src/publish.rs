@@ -36,7 +36,8 @@ pub(crate) async fn publish(
     if let Err(error) = hub.link.ready(until).await {
         return Ok(Outcomes::failed(batch.len(), &error));
     }
-    let answers = hub.answers.expect(route.stream(), batch.len());
+    let losses = hub.link.losses();
+    let answers = hub.answers.expect(route.stream(), batch.len(), losses, until);
     let mut flight = Flight {
         hub,
         to,
@@ -51,13 +52,13 @@ pub(crate) async fn publish(
         batch,
         deduplicate: options.deduplicate,
         schedule,
-        losses: hub.link.losses(),
+        losses,
         start: Instant::now(),
         answers,
         sent: SmallVec::with_capacity(batch.len()),
     };
     flight.send(until).await;
-    Ok(flight.land(until).await)
+    Ok(flight.land().await)
 }
 
 /// A batch on its way.
@@ -175,12 +176,8 @@ impl Flight<'_> {
     }
 
     /// Awaits the confirmations.
-    async fn land(mut self, until: Instant) -> Outcomes {
-        tokio::select! {
-            biased;
-            () = self.answers.complete() => {}
-            () = self.hub.link.lost_since(self.losses, until) => {}
-        }
+    async fn land(mut self) -> Outcomes {
+        self.answers.complete().await;
         let mut outcomes = Outcomes::with_capacity(self.sent.len());
         let mut no_stream: Option<Error> = None;
         for (at, answer) in self.answers.take().into_iter().enumerate() {

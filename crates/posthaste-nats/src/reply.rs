@@ -29,7 +29,8 @@ impl Delivered {
             9 | 10 => 4,
             _ => return None,
         };
-        let mut numbers = rest.split('.').skip(before).map(|token| token.parse::<u64>().ok());
+        // Bytes, because this is read once for each delivery.
+        let mut numbers = rest.as_bytes().split(|byte| *byte == b'.').skip(before).map(number);
         let mut next = || numbers.next().flatten();
         let deliveries = next()?;
         let stream_sequence = next()?;
@@ -38,6 +39,13 @@ impl Delivered {
         let pending = next()?;
         Some(Self { deliveries, stream_sequence, consumer_sequence, stored_at, pending })
     }
+}
+
+fn number(digits: &[u8]) -> Option<u64> {
+    let (first, rest) = digits.split_first()?;
+    let digit = |byte: &u8| byte.is_ascii_digit().then(|| u64::from(byte - b'0'));
+    rest.iter()
+        .try_fold(digit(first)?, |number, byte| number.checked_mul(10)?.checked_add(digit(byte)?))
 }
 
 #[cfg(test)]
@@ -70,6 +78,8 @@ mod tests {
             "$JS.ACK.a.b.1.2",
             "$JS.ACK.a.b.x.17.21.1.5",
             "$JS.ACK.s.c.1.2.3.4.5.6",
+            "$JS.ACK.a.b..17.21.1.5",
+            "$JS.ACK.a.b.2.99999999999999999999.21.1.5",
         ] {
             assert_eq!(Delivered::parse(reply), None, "{reply}");
         }

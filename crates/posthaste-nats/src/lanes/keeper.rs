@@ -86,6 +86,7 @@ impl Keeper {
             owned: Arc::clone(&owned),
             validity: Arc::clone(&validity),
             synced: false,
+            heard: Instant::now(),
             conflicts: 0,
             closing: false,
             keeper: self,
@@ -145,6 +146,8 @@ struct Work {
     validity: Arc<Validity>,
     /// The records are known as they are.
     synced: bool,
+    /// When the records were heard of last.
+    heard: Instant,
     /// Claims in a row that met another state than the records show.
     conflicts: u32,
     /// The connection is being closed.
@@ -169,7 +172,8 @@ impl Work {
                 None => match self.keeper.store.follow().await {
                     Ok(followed) => {
                         self.synced = false;
-                        self.members.start_over();
+                        self.members.was_deaf(self.heard);
+                        self.heard = Instant::now();
                         feed.insert(followed)
                     }
                     Err(error) if error.kind() == ErrorKind::Closed => return Err(error),
@@ -212,6 +216,7 @@ impl Work {
     }
 
     fn take(&mut self, change: Change) {
+        self.heard = Instant::now();
         match change {
             Change::Heard => self.synced = true,
             Change::Member { member, lasts, leaving, sequence } => {

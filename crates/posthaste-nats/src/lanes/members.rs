@@ -32,10 +32,12 @@ impl Members {
         Self { me, others: BTreeMap::new() }
     }
 
-    /// What was heard so far is not to be counted on: nobody is gone before its time from now.
-    pub(crate) fn start_over(&mut self) {
+    /// Nothing could be heard of anybody since then: this time does not count. What was heard before
+    /// does, else nobody would ever be gone where the connection breaks again and again.
+    pub(crate) fn was_deaf(&mut self, since: Instant) {
         let now = Instant::now();
-        self.others.values_mut().for_each(|seen| seen.at = now);
+        let deaf = now.saturating_duration_since(since);
+        self.others.values_mut().for_each(|seen| seen.at = now.min(seen.at + deaf));
     }
 
     /// A heartbeat.
@@ -138,11 +140,29 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn after_a_gap_in_the_news_everybody_gets_its_time_again() {
+    async fn the_time_of_a_gap_in_the_news_does_not_count() {
         let mut members = members();
+        let gap = Instant::now() + Duration::from_secs(2);
         tokio::time::advance(Duration::from_secs(60)).await;
-        members.start_over();
+        members.was_deaf(gap);
         assert!(members.suspects().is_empty());
+        // One that was heard after the gap began had less of it.
+        members.take("c".into(), LASTS, false, 3);
+        members.was_deaf(gap);
+        assert!(members.others.values().all(|seen| seen.at <= Instant::now()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_is_silent_is_gone_however_often_the_news_break_off() {
+        let mut members = members();
+        for sequence in 3..6 {
+            tokio::time::advance(Duration::from_secs(4)).await;
+            members.take("c".into(), LASTS, false, sequence);
+            let gap = Instant::now();
+            tokio::time::advance(Duration::from_secs(4)).await;
+            members.was_deaf(gap);
+        }
+        assert_eq!(members.suspects(), ["a"]);
     }
 
     #[tokio::test(start_paused = true)]
