@@ -154,10 +154,11 @@ async fn all(publisher: &Publisher, messages: u32, payload: &Bytes) -> Result<()
 }
 
 /// Reads and acknowledges what was published on a fresh topic before.
-pub(crate) async fn consume(load: &Load) -> Result<Sample> {
+pub(crate) async fn consume(load: &Load, prefetch: usize) -> Result<Sample> {
     let scene = Scene::open(load).await?;
     all(&scene.publisher, load.messages - 1, &load.payload).await?;
-    let mut inbox = scene.bus.subscribe(&scene.topic).group(GROUP).start().await?;
+    let subscribe = scene.bus.subscribe(&scene.topic).group(GROUP).prefetch(prefetch);
+    let mut inbox = subscribe.start().await?;
     let sample = timed(load.messages, async {
         for _ in 0..load.messages {
             let Some(delivery) = inbox.next().await else { break };

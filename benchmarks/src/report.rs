@@ -106,9 +106,12 @@ fn line(row: &Row) -> String {
     part("| longest gap ms", row.longest_gap_ms.map(|gap| format!("{gap:.1}")));
     part(
         "|",
-        row.runtime.map(|own| match (row.raw_runtime, row.raw_window) {
-            (Some(raw), Some(window)) => format!("{own}, raw {raw} {window}"),
-            _ => own.to_string(),
+        row.runtime.map(|own| {
+            let prefetch = row.prefetch.map(|count| format!(" {count}")).unwrap_or_default();
+            match (row.raw_runtime, row.raw_window) {
+                (Some(raw), Some(window)) => format!("{own}{prefetch}, raw {raw} {window}"),
+                _ => format!("{own}{prefetch}"),
+            }
         }),
     );
     part("|", row.remark.clone());

@@ -51,6 +51,8 @@ pub(crate) struct Row {
     pub(crate) ns_per_message: Option<f64>,
     pub(crate) runtime: Option<Flavour>,
     pub(crate) raw_runtime: Option<Flavour>,
+    /// How many unsettled deliveries ours holds, where that was chosen.
+    pub(crate) prefetch: Option<usize>,
     /// How much the tuned raw client has in flight, or asks for by one pull.
     pub(crate) raw_window: Option<usize>,
     /// What the tuned raw client was chosen from.
@@ -138,6 +140,7 @@ mod tests {
             "p99_us",
             "cpu_us_per_message",
             "allocs_per_message",
+            "prefetch",
             "raw_window",
             "raw_runtime",
             "pairs",

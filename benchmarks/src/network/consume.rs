@@ -12,6 +12,8 @@ use crate::runtime::Flavour;
 
 /// One is asked for, handled, and then the next.
 const ONE: How = How { window: 1, envelope: true };
+/// How many unsettled deliveries ours may hold; the first is the default. Raw's is what it pulls.
+const PREFETCH: [usize; 3] = [256, 1_000, 4_000];
 
 impl Bench<'_> {
     /// A loop that acknowledges each message, against a loop over the raw client's batches.
@@ -21,13 +23,15 @@ impl Bench<'_> {
             flavour.run(raw.consume(load, How { window, envelope: true }))
         })?;
         report.say(&tuned.describe("tuned raw, consume"));
-        let own = budget.sweep(load, &[1], |flavour, _, load| flavour.run(ours::consume(load)))?;
-        report.say(&own.describe_runtimes("ours, consume_ack"));
+        let own = budget.sweep(load, &PREFETCH, |flavour, prefetch, load| {
+            flavour.run(ours::consume(load, prefetch))
+        })?;
+        report.say(&own.describe("ours, consume_ack"));
         let naive = budget.sweep_of(load, &[Flavour::MultiThread], &[1], |flavour, _, load| {
             flavour.run(raw.consume(load, ONE))
         })?;
         let (run, few) = (budget.load(load, tuned.rate), budget.load(load, naive.rate));
-        let ours = |load: &Load| own.flavour.run(ours::consume(load));
+        let ours = |load: &Load| own.flavour.run(ours::consume(load, own.window));
         let theirs =
             |load: &Load, envelope| tuned.flavour.run(raw.consume(load, tuned.how(envelope)));
         let mut row = self.compare(
@@ -41,6 +45,7 @@ impl Bench<'_> {
             },
         )?;
         took_part(&mut row, own.flavour, &tuned);
+        row.prefetch = Some(own.window);
         Self::count(&mut row, load, ours, |load| theirs(load, true))?;
         Ok(row)
     }
