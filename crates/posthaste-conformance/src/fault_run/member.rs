@@ -155,8 +155,12 @@ impl Part {
             SubscriptionEvent::Reconnected => {
                 self.audit.heard(self.member, "reconnected");
             }
-            SubscriptionEvent::LaneAssigned { .. } => self.audit.lane(self.member, 1),
-            SubscriptionEvent::LaneRevoked { .. } => self.audit.lane(self.member, -1),
+            SubscriptionEvent::LaneAssigned { partition, .. } => {
+                self.audit.lane(self.member, *partition, true);
+            }
+            SubscriptionEvent::LaneRevoked { partition, .. } => {
+                self.audit.lane(self.member, *partition, false);
+            }
             SubscriptionEvent::Lost { .. } | SubscriptionEvent::Discarded { .. } => {
                 self.audit.find(Wrong::Failed, format!("{event:?}"));
             }

@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use posthaste_core::{Envelope, Result};
+use posthaste_core::{Envelope, Layout, Result};
 
 use crate::scene::SOURCE;
 
@@ -53,6 +53,11 @@ impl Tag {
 
     const fn bytes(self) -> usize {
         if self.number.is_multiple_of(LARGE_ONE_OF) { LARGE_BYTES } else { BYTES }
+    }
+
+    /// Which of so many lanes its key is in.
+    pub(super) fn lane(self, lanes: u16) -> Option<u16> {
+        Layout::Ordered(lanes).partition(&self.envelope(true).ok()?)
     }
 
     /// Which key of its publisher it has.

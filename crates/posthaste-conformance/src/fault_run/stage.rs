@@ -10,7 +10,7 @@ use crate::harness::{Instance, Link};
 use crate::scene::SOURCE;
 
 /// How many lanes the ordered topic has: more than members.
-const PARTITIONS: u16 = 8;
+pub(super) const PARTITIONS: u16 = 8;
 
 /// How somebody is connected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -10,6 +10,7 @@ use super::audit::{Audit, Standing, Waiting, Wrong};
 use super::clock::{Millis, millis};
 use super::memory;
 use super::plan::FaultKind;
+use super::stage::PARTITIONS;
 
 /// How often it looks.
 const LOOK: Duration = Duration::from_millis(50);
@@ -206,7 +207,10 @@ impl Watch {
         };
         if is_over(&waits) && !is_over(&self.longest_wait) {
             self.someone_waits = true;
-            let words = format!("a key for more than {limit} ms, outages included: {waits:?}");
+            let lane = waits.as_ref().and_then(|(waiting, _)| waiting.next.lane(PARTITIONS));
+            let words = format!(
+                "a key in lane {lane:?} for more than {limit} ms, outages included: {waits:?}"
+            );
             self.audit.find(Wrong::Stalled, words);
         }
         self.longest_wait = self.longest_wait.take().max(waits);

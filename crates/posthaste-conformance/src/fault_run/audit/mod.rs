@@ -160,8 +160,8 @@ impl Audit {
     }
 
     /// A member got a lane, or one is taken from it.
-    pub(super) fn lane(&self, member: usize, change: i32) {
-        self.books().members.lane(member, change);
+    pub(super) fn lane(&self, member: usize, lane: Option<u32>, is_ours: bool) {
+        self.books().members.lane(member, lane, is_ours, self.clock.now());
     }
 
     pub(super) fn leave(&self, member: usize, dropped: bool) {
@@ -278,6 +278,10 @@ impl Audit {
         for group in &books.groups {
             let (pending, handled) = (group.pending, group.handled);
             lines.push(format!("group {}: {handled} handled, {pending} pending", group.name));
+        }
+        for (lane, word) in books.members.lanes() {
+            let of = &books.groups[lane.group].name;
+            lines.push(format!("lane {} of {of}: {word}", lane.number));
         }
         for member in books.members.present() {
             let (group, ago) = (&books.groups[member.group].name, now.saturating_sub(member.last));

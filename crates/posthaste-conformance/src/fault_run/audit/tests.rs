@@ -416,7 +416,7 @@ fn a_member_that_gets_nothing_while_its_group_has_work_is_idle() {
     begin(&mut books, A, by_the_busy_one, 29_000).end(&mut books, Ending::Acknowledged, 29_000);
     assert_eq!(books.idle_members(30_000, 30_000), [""; 0]);
     assert_eq!(books.idle_members(30_001, 30_000), ["idle of a, with 0 lanes,"]);
-    books.members.lane(in_order, 1);
+    books.members.lane(in_order, Some(3), true, 0);
     let both = ["idle of a, with 0 lanes,", "in order of keyed, with 1 lanes,"];
     assert_eq!(books.idle_members(30_001, 30_000), both);
     for tag in &tags[1..] {
