@@ -56,7 +56,6 @@ const STORES_AND_EXPORTERS: &[&str] = &[
 const BANNED: &[(&str, &str)] = &[
     ("aws-lc-rs", "rustls has one provider here: ring"),
     ("aws-lc-sys", "rustls has one provider here: ring"),
-    ("openssl-sys", "TLS is rustls"),
     ("ctor", "no code before main, no global registry"),
     ("inventory", "no code before main, no global registry"),
     ("linkme", "no code before main, no global registry"),

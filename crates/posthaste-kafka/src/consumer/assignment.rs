@@ -1,0 +1,331 @@
+//! A partition while it is this member's: what came, where it is now, and what is settled.
+
+use std::collections::{HashMap, VecDeque};
+use std::fmt;
+use std::sync::Arc;
+
+use posthaste_core::Envelope;
+use posthaste_core::broker::{Attempt, Lane, Position, Received, Token};
+use tokio::time::Instant;
+
+use super::arrived::Arrived;
+use crate::tracker::{Known, Progress, Tracker};
+
+/// How many topics one subscription may have: tokens name them in twelve bits.
+pub(crate) const MOST_TOPICS: usize = 1 << 12;
+/// The bits of a token's lane that name the partition.
+const PARTITION_BITS: u32 = 20;
+const PARTITION_MASK: u32 = (1 << PARTITION_BITS) - 1;
+
+/// What a token names besides the sequence.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Place {
+    /// Which topic of the subscription.
+    pub(crate) source: usize,
+    pub(crate) partition: i32,
+    /// Which life of the partition here.
+    pub(crate) life: u16,
+    /// Which hand-out of the record: one whose lease has ended comes again in the same life.
+    handout: u16,
+}
+
+impl Place {
+    /// Reads a token, whatever made it.
+    pub(crate) fn of(token: &Token) -> Self {
+        let [low, high, ..] = [token.generation & 0xffff, token.generation >> 16];
+        Self {
+            source: usize::try_from(token.lane >> PARTITION_BITS).unwrap_or(usize::MAX),
+            partition: i32::try_from(token.lane & PARTITION_MASK).unwrap_or(-1),
+            life: u16::try_from(high).unwrap_or(u16::MAX),
+            handout: u16::try_from(low).unwrap_or(u16::MAX),
+        }
+    }
+
+    fn token(self, sequence: u64) -> Token {
+        let source = u32::try_from(self.source).unwrap_or(u32::MAX);
+        let partition = u32::try_from(self.partition).unwrap_or(PARTITION_MASK);
+        let lane = (source << PARTITION_BITS) | (partition & PARTITION_MASK);
+        Token::sequence(lane, (u32::from(self.life) << 16) | u32::from(self.handout), sequence)
+    }
+}
+
+/// Where an unsettled record is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Whereabouts {
+    /// Waits to be taken by core.
+    Buffered,
+    /// With core, which has it so long.
+    Out(Instant),
+    /// Waits here for its next delivery.
+    Held,
+    /// Given back while the partition goes: the next owner gets it.
+    Back,
+}
+
+/// An unsettled record.
+#[derive(Debug)]
+struct Record {
+    envelope: Envelope,
+    position: Position,
+    attempt: u32,
+    handout: u16,
+    at: Whereabouts,
+}
+
+/// A partition from its assignment until it goes.
+pub(super) struct Partition {
+    pub(super) lane: Arc<Lane>,
+    source: usize,
+    number: i32,
+    pub(super) life: u16,
+    pub(super) tracker: Tracker,
+    records: HashMap<u64, Record>,
+    out: usize,
+    /// Records that came while only one may be out.
+    pub(super) waiting: VecDeque<Arrived>,
+    /// Where the client reads on.
+    pub(super) fetched: i64,
+    /// The client was told to stop reading it.
+    pub(super) is_paused: bool,
+    /// It must not be read further because of what is unsettled of it.
+    pub(super) is_stalled: bool,
+    /// Something is to be committed.
+    pub(super) is_dirty: bool,
+}
+
+impl Partition {
+    /// A partition that begins.
+    pub(super) fn new(
+        lane: Arc<Lane>,
+        source: usize,
+        number: i32,
+        life: u16,
+        tracker: Tracker,
+    ) -> Self {
+        Self {
+            lane,
+            source,
+            number,
+            life,
+            fetched: tracker.position(),
+            tracker,
+            records: HashMap::new(),
+            out: 0,
+            waiting: VecDeque::new(),
+            is_paused: false,
+            is_stalled: false,
+            is_dirty: false,
+        }
+    }
+
+    /// A record came. `None` if it was settled before, or came before.
+    pub(super) fn add(&mut self, arrived: Arrived, now: Instant) -> Option<Received> {
+        self.is_dirty = true;
+        let Known::New { sequence, attempt } = self.tracker.add(arrived.offset, now) else {
+            return None;
+        };
+        let Arrived { envelope, position, .. } = arrived;
+        let record = Record { envelope, position, attempt, handout: 0, at: Whereabouts::Buffered };
+        let received = self.received(sequence, &record);
+        self.records.insert(sequence, record);
+        Some(received)
+    }
+
+    /// Hands a record out once more, if it still waits for that.
+    pub(super) fn again(&mut self, sequence: u64) -> Option<Received> {
+        let record = self.records.get_mut(&sequence)?;
+        if record.at != Whereabouts::Held {
+            return None;
+        }
+        record.at = Whereabouts::Buffered;
+        record.attempt = record.attempt.saturating_add(1);
+        record.handout = record.handout.wrapping_add(1);
+        let record = self.records.get(&sequence)?;
+        Some(self.received(sequence, record))
+    }
+
+    fn received(&self, sequence: u64, record: &Record) -> Received {
+        let place = Place {
+            source: self.source,
+            partition: self.number,
+            life: self.life,
+            handout: record.handout,
+        };
+        Received::new(record.envelope.clone(), place.token(sequence), Arc::clone(&self.lane))
+            // What was out when an owner ended without a word is an estimate.
+            .with_attempt(Attempt::approximate(record.attempt))
+            .with_position(record.position)
+    }
+
+    /// Core took it, until then unless it is prolonged. `false` if it is not to be handed out.
+    pub(super) fn hand_out(&mut self, sequence: u64, until: Instant) -> bool {
+        let Some(record) = self.records.get_mut(&sequence) else { return false };
+        if record.at != Whereabouts::Buffered {
+            return false;
+        }
+        record.at = Whereabouts::Out(until);
+        self.out += 1;
+        true
+    }
+
+    /// The record is settled, wherever it is. `false` if it was already.
+    pub(super) fn settle(&mut self, sequence: u64) -> bool {
+        let Some(record) = self.records.remove(&sequence) else { return false };
+        if let Whereabouts::Out(_) = record.at {
+            self.out -= 1;
+        }
+        self.is_dirty = true;
+        self.tracker.settle(sequence)
+    }
+
+    /// Whether core has just this hand-out of the record.
+    pub(super) fn holds(&self, place: Place, sequence: u64) -> bool {
+        let record = self.records.get(&sequence);
+        record.is_some_and(|record| {
+            record.handout == place.handout && matches!(record.at, Whereabouts::Out(_))
+        })
+    }
+
+    /// Core gave it back: it waits here, or for the next owner. It must be [held](Self::holds).
+    pub(super) fn take_back(&mut self, sequence: u64, goes: bool) {
+        if let Some(record) = self.records.get_mut(&sequence)
+            && let Whereabouts::Out(_) = record.at
+        {
+            record.at = if goes { Whereabouts::Back } else { Whereabouts::Held };
+            self.out -= 1;
+        }
+    }
+
+    /// Core has it until then. It must be [held](Self::holds).
+    pub(super) fn extend(&mut self, sequence: u64, until: Instant) {
+        if let Some(record) = self.records.get_mut(&sequence)
+            && let Whereabouts::Out(_) = record.at
+        {
+            record.at = Whereabouts::Out(until);
+        }
+    }
+
+    /// Takes back what core has had for too long. Whoever has it there knows that.
+    pub(super) fn end_leases(&mut self, now: Instant) -> Vec<u64> {
+        let over = |record: &Record| matches!(record.at, Whereabouts::Out(until) if until <= now);
+        let ended = self.records.iter().filter(|(_, record)| over(record));
+        let ended: Vec<_> = ended.map(|(sequence, _)| *sequence).collect();
+        ended.iter().for_each(|sequence| self.take_back(*sequence, false));
+        ended
+    }
+
+    /// How many records core has.
+    pub(super) const fn out(&self) -> usize {
+        self.out
+    }
+
+    /// What is to be committed now. `clean`: it ends, and nothing of it is handed out any more.
+    pub(super) fn progress(&mut self, clean: bool) -> Progress {
+        self.is_dirty = false;
+        self.tracker.progress(clean && self.out == 0)
+    }
+}
+
+impl fmt::Debug for Partition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Partition")
+            .field("lane", &self.lane)
+            .field("life", &self.life)
+            .field("unsettled", &self.records.len())
+            .field("out", &self.out)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use posthaste_core::TopicName;
+
+    use super::*;
+
+    fn partition() -> Partition {
+        let lane = Arc::new(Lane::new(TopicName::new("orders").unwrap(), Some(3)));
+        Partition::new(lane, 5, 3, 9, Tracker::begin(100))
+    }
+
+    fn arrived(offset: i64) -> Arrived {
+        let envelope = Envelope::builder("test").source("/it").build().unwrap();
+        Arrived { partition: 3, offset, envelope, position: Position::default() }
+    }
+
+    fn come(partition: &mut Partition, offset: i64) -> Token {
+        let received = partition.add(arrived(offset), Instant::now()).unwrap();
+        assert!(partition.hand_out(received.token.sequence, Instant::now()));
+        received.token
+    }
+
+    #[test]
+    fn tokens_name_topic_partition_life_and_handout() {
+        for (source, partition) in [(0, 0), (MOST_TOPICS - 1, 0xf_ffff), (7, 12)] {
+            let place = Place { source, partition, life: 65_535, handout: 258 };
+            assert_eq!(Place::of(&place.token(u64::MAX)), place);
+        }
+    }
+
+    #[test]
+    fn acknowledged_in_any_order_nothing_is_skipped() {
+        let mut partition = partition();
+        let tokens: Vec<_> = (100..103).map(|offset| come(&mut partition, offset)).collect();
+        assert!(partition.settle(tokens[2].sequence) && partition.settle(tokens[1].sequence));
+        assert!(!partition.settle(tokens[1].sequence));
+        assert_eq!((partition.progress(false).watermark, partition.out()), (100, 1));
+        assert!(partition.settle(tokens[0].sequence));
+        assert_eq!((partition.progress(true).watermark, partition.out()), (103, 0));
+    }
+
+    #[test]
+    fn the_next_delivery_has_its_own_token_and_counts() {
+        let mut partition = partition();
+        let first = come(&mut partition, 100);
+        let place = Place::of(&first);
+        assert!(partition.holds(place, first.sequence));
+        partition.take_back(first.sequence, false);
+        assert!(!partition.holds(place, first.sequence));
+        let again = partition.again(first.sequence).unwrap();
+        assert_eq!(again.attempt.count, 2);
+        assert!(partition.hand_out(again.token.sequence, Instant::now()));
+        // The verdict of the first one does not touch it.
+        assert!(!partition.holds(place, first.sequence));
+        assert!(partition.holds(Place::of(&again.token), first.sequence));
+        // But a late acknowledgement completes the message.
+        assert!(partition.settle(first.sequence));
+        assert!(!partition.holds(Place::of(&again.token), first.sequence));
+        assert_eq!(partition.out(), 0);
+    }
+
+    #[test]
+    fn what_is_held_too_long_is_taken_back_unless_it_was_prolonged() {
+        let mut partition = partition();
+        let (first, second) = (come(&mut partition, 100), come(&mut partition, 101));
+        let later = Instant::now() + Duration::from_secs(5);
+        partition.extend(second.sequence, later);
+        assert_eq!(partition.end_leases(Instant::now()), [first.sequence]);
+        assert_eq!(partition.out(), 1);
+        assert_eq!(partition.end_leases(later), [second.sequence]);
+        assert!(partition.end_leases(later).is_empty());
+    }
+
+    #[test]
+    fn who_gives_back_what_goes_does_not_get_it_again() {
+        let mut partition = partition();
+        let token = come(&mut partition, 100);
+        partition.take_back(token.sequence, true);
+        assert!(partition.again(token.sequence).is_none());
+        let progress = partition.progress(true);
+        assert_eq!((progress.watermark, progress.clean), (100, true));
+    }
+
+    #[test]
+    fn an_end_is_not_clean_while_something_is_out() {
+        let mut partition = partition();
+        come(&mut partition, 100);
+        assert!(!partition.progress(true).clean);
+    }
+}

@@ -1,0 +1,343 @@
+//! What a thread does in the books: partitions that come and go, and what is due.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use posthaste_core::broker::{DeliveryMode, DriverEvent, Lane, LaneState};
+use posthaste_core::{Error, ErrorKind, Result, TopicName};
+use tokio::time::Instant;
+
+use super::assignment::Partition;
+use super::commit::Entry;
+use super::shared::{Ask, Shared, Wish};
+use super::start::Beginning;
+use crate::error::BROKER;
+use crate::tracker::Cap;
+
+/// What is to be committed, and who waits for it.
+#[derive(Default)]
+pub(super) struct Due {
+    pub(super) entries: Vec<Entry>,
+    lives: Vec<(i32, u16)>,
+    asks: Vec<Ask>,
+}
+
+/// Partitions that are to be read no further for a while, and those that are to be read again.
+#[derive(Debug, Default)]
+pub(super) struct Changes {
+    pub(super) pause: Vec<i32>,
+    pub(super) resume: Vec<i32>,
+}
+
+impl Shared {
+    /// Partitions begin. Gives what is to be committed before the first record is handed out.
+    pub(super) fn assign(
+        &self,
+        source: usize,
+        topic: &TopicName,
+        beginnings: Vec<Beginning>,
+    ) -> Vec<Entry> {
+        let mut state = self.lock();
+        let mut entries = Vec::with_capacity(beginnings.len());
+        for Beginning { partition: number, tracker, lost } in beginnings {
+            if let Some(count) = lost {
+                state.tell(loss(topic, count));
+            }
+            if tracker.is_alone() {
+                let at = tracker.position();
+                tracing::warn!(%topic, number, at, "members ended here: one message at a time");
+            }
+            let lane = Arc::new(Lane::new(topic.clone(), u32::try_from(number).ok()));
+            let life = state.next_life(source, number);
+            let mut partition = Partition::new(Arc::clone(&lane), source, number, life, tracker);
+            entries.push(Entry::of(number, &partition.progress(false)));
+            if let Some(books) = state.sources.get_mut(source) {
+                books.partitions.insert(number, partition);
+            }
+            state.tell(DriverEvent::LaneAssigned(lane));
+        }
+        drop(state);
+        self.wake_driver();
+        entries
+    }
+
+    /// Partitions go to others: nothing of them is handed out any more.
+    pub(super) fn drain(&self, source: usize, partitions: &[i32], until: Instant) {
+        let mut state = self.lock();
+        for number in partitions {
+            if self.mode == DeliveryMode::AtLeastOnce {
+                state.drop_buffered(source, *number);
+            }
+            let Some(books) = state.sources.get_mut(source) else { continue };
+            books.held.forget(*number);
+            let Some(partition) = books.partitions.get_mut(number) else { continue };
+            partition.lane.drain(until);
+            partition.waiting.clear();
+            let lane = Arc::clone(&partition.lane);
+            state.tell(DriverEvent::LaneRevoked(lane));
+        }
+        drop(state);
+        self.wake_driver();
+    }
+
+    /// How many records of the partitions core has.
+    pub(super) fn out(&self, source: usize, partitions: &[i32]) -> usize {
+        let state = self.lock();
+        let Some(books) = state.sources.get(source) else { return 0 };
+        partitions
+            .iter()
+            .filter_map(|number| books.partitions.get(number))
+            .map(Partition::out)
+            .sum()
+    }
+
+    /// Partitions are somebody else's.
+    pub(super) fn lose(&self, source: usize, partitions: &[i32]) {
+        let mut state = self.lock();
+        for number in partitions {
+            if self.mode == DeliveryMode::AtLeastOnce {
+                state.drop_buffered(source, *number);
+            }
+            let Some(books) = state.sources.get_mut(source) else { continue };
+            books.held.forget(*number);
+            let of = |lane: &Lane| {
+                lane.partition().is_some_and(|of| i64::from(of) == i64::from(*number))
+            };
+            books.uncommitted.retain(|received| !of(&received.lane));
+            let Some(partition) = books.partitions.remove(number) else { continue };
+            let was_live = partition.lane.state() == LaneState::Live;
+            partition.lane.lose();
+            if was_live {
+                state.tell(DriverEvent::LaneRevoked(partition.lane));
+            }
+        }
+        drop(state);
+        self.wake_driver();
+    }
+
+    /// The partitions that are ours.
+    pub(super) fn assigned(&self, source: usize) -> Vec<i32> {
+        let state = self.lock();
+        state
+            .sources
+            .get(source)
+            .map(|s| s.partitions.keys().copied().collect())
+            .unwrap_or_default()
+    }
+
+    /// Whether somebody waits for a commit.
+    pub(super) fn has_asks(&self, source: usize) -> bool {
+        self.lock().sources.get(source).is_some_and(|books| !books.asks.is_empty())
+    }
+
+    /// Takes what is to be committed: of partitions where something was settled, and of those that
+    /// end. Without `asked`, those who wait go on waiting.
+    pub(super) fn take_due(&self, source: usize, ending: &[i32], asked: bool) -> Due {
+        let mut state = self.lock();
+        let Some(books) = state.sources.get_mut(source) else { return Due::default() };
+        let asks = if asked { std::mem::take(&mut books.asks) } else { Vec::new() };
+        let mut due = Due { asks, ..Due::default() };
+        let wanted =
+            |number: &i32, life| due.asks.iter().any(|ask| ask.settled.contains(&(*number, life)));
+        for (number, partition) in &mut books.partitions {
+            let ends = ending.contains(number);
+            if ends || partition.is_dirty || wanted(number, partition.life) {
+                due.entries.push(Entry::of(*number, &partition.progress(ends)));
+                due.lives.push((*number, partition.life));
+            }
+        }
+        due
+    }
+
+    /// Notes what became of a commit. What it was waited for goes to the driver.
+    pub(super) fn committed(&self, source: usize, due: Due, result: &Result<()>) {
+        let Due { entries: _, lives, asks } = due;
+        for ask in asks {
+            let all = ask.settled.iter().all(|settled| lives.contains(settled));
+            let answer = match result {
+                Ok(()) if all => Ok(()),
+                Ok(()) => Err(gone()),
+                Err(error) => Err(error.duplicate()),
+            };
+            // Nobody may wait any more.
+            let _ = ask.tell.send(answer);
+        }
+        if result.is_ok() {
+            self.hand_out_committed(source);
+            return;
+        }
+        let mut state = self.lock();
+        let Some(books) = state.sources.get_mut(source) else { return };
+        for (number, life) in lives {
+            let partition = books.partitions.get_mut(&number);
+            if let Some(partition) = partition.filter(|partition| partition.life == life) {
+                partition.is_dirty = true;
+            }
+        }
+    }
+
+    /// Commits have failed whose partitions nobody knows any more: all are committed again.
+    pub(super) fn commit_again(&self, source: usize, partitions: &[i32]) {
+        let mut state = self.lock();
+        let Some(books) = state.sources.get_mut(source) else { return };
+        for number in partitions {
+            if let Some(partition) = books.partitions.get_mut(number) {
+                partition.is_dirty = true;
+            }
+        }
+    }
+
+    fn hand_out_committed(&self, source: usize) {
+        let mut state = self.lock();
+        let Some(books) = state.sources.get_mut(source) else { return };
+        let ready = std::mem::take(&mut books.uncommitted);
+        if ready.is_empty() {
+            return;
+        }
+        for received in ready {
+            if self.mode == DeliveryMode::AtMostOnce {
+                state.buffer_settled(received);
+            } else {
+                state.buffer(received);
+            }
+        }
+        drop(state);
+        self.wake_driver();
+    }
+
+    /// Brings what may be handed out by now: what waited for its time, and of partitions where
+    /// only one record may be out, the next. Whether that has to be committed first.
+    pub(super) fn bring_due(&self, source: usize, now: Instant) -> bool {
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        let mut brought = false;
+        loop {
+            let Some(books) = state.sources.get_mut(source) else { return false };
+            if books.held.next().is_none_or(|due| due > now) || !state.take_credit() {
+                break;
+            }
+            let Some(books) = state.sources.get_mut(source) else { return false };
+            let Some((number, sequence)) = books.held.pop(now) else { break };
+            let partition = books.partitions.get_mut(&number);
+            if let Some(received) = partition.and_then(|partition| partition.again(sequence)) {
+                state.buffer(received);
+                brought = true;
+            }
+        }
+        let Some(books) = state.sources.get_mut(source) else { return false };
+        for partition in books.partitions.values_mut() {
+            if partition.waiting.is_empty() || partition.lane.state() != LaneState::Live {
+                continue;
+            }
+            while !(partition.tracker.is_alone() && partition.tracker.outstanding() > 0) {
+                let Some(next) = partition.waiting.pop_front() else { break };
+                if let Some(received) = partition.add(next, now) {
+                    if self.mode == DeliveryMode::AtMostOnce {
+                        partition.settle(received.token.sequence);
+                    }
+                    books.uncommitted.push(received);
+                }
+            }
+        }
+        let uncommitted = !books.uncommitted.is_empty();
+        drop(guard);
+        if brought {
+            self.wake_driver();
+        }
+        uncommitted
+    }
+
+    /// Takes back what core has had for longer than its lease: it comes again.
+    pub(super) fn end_leases(&self, source: usize, now: Instant) {
+        let mut state = self.lock();
+        let Some(books) = state.sources.get_mut(source) else { return };
+        for (number, partition) in &mut books.partitions {
+            for sequence in partition.end_leases(now) {
+                books.held.add(now, *number, sequence);
+            }
+        }
+    }
+
+    /// When the next record is due that waits for its time.
+    pub(super) fn next_due(&self, source: usize) -> Option<Instant> {
+        let state = self.lock();
+        state.sources.get(source)?.held.next()
+    }
+
+    /// Which partitions the client has to stop reading, and which it may read again.
+    pub(super) fn changes(&self, source: usize, all: bool, cap: &Cap) -> Changes {
+        let now = Instant::now();
+        let mut state = self.lock();
+        let mut changes = Changes::default();
+        let Some(books) = state.sources.get_mut(source) else { return changes };
+        for (number, partition) in &mut books.partitions {
+            let full = partition.tracker.full(cap, now);
+            let stalled = full.is_some() || !partition.waiting.is_empty();
+            if let Some(why) = full.filter(|_| !partition.is_stalled) {
+                let topic = partition.lane.topic();
+                let unsettled = partition.tracker.outstanding();
+                tracing::warn!(%topic, number, unsettled, ?why, "a partition waits for settlements");
+            }
+            partition.is_stalled = stalled;
+            let paused = stalled || all;
+            match (partition.is_paused, paused) {
+                (false, true) => changes.pause.push(*number),
+                (true, false) => changes.resume.push(*number),
+                _ => continue,
+            }
+            partition.is_paused = paused;
+        }
+        changes
+    }
+
+    /// Those of the partitions that the client was told to stop reading.
+    pub(super) fn paused(&self, source: usize, partitions: &[i32]) -> Vec<i32> {
+        let state = self.lock();
+        let Some(books) = state.sources.get(source) else { return Vec::new() };
+        let paused = |number: &&i32| books.partitions.get(number).is_some_and(|p| p.is_paused);
+        partitions.iter().filter(paused).copied().collect()
+    }
+
+    /// Where the client reads on in each partition.
+    pub(super) fn positions(&self, source: usize) -> Vec<(i32, i64)> {
+        let state = self.lock();
+        let Some(books) = state.sources.get(source) else { return Vec::new() };
+        books.partitions.iter().map(|(number, partition)| (*number, partition.fetched)).collect()
+    }
+
+    /// The partition is read on from there, because what came before is gone.
+    pub(super) fn skip(&self, source: usize, number: i32, to: i64) {
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        let Some(books) = state.sources.get_mut(source) else { return };
+        if let Some(partition) = books.partitions.get_mut(&number) {
+            partition.fetched = to;
+        }
+    }
+
+    /// Waits until core has nothing of the partitions any more, or so long.
+    pub(super) fn wait_for_return(&self, source: usize, partitions: &[i32], until: Instant) {
+        while self.wished() != Wish::Drop && self.out(source, partitions) > 0 {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return;
+            }
+            self.wait(source, left.min(Duration::from_millis(100)));
+        }
+    }
+}
+
+/// Messages are gone that the group did not read.
+pub(super) fn loss(topic: &TopicName, count: u64) -> DriverEvent {
+    DriverEvent::Lost {
+        topic: topic.clone(),
+        count: (count > 0).then_some(count),
+        reason: "messages were removed from the topic before the group read them".to_owned(),
+    }
+}
+
+#[cold]
+fn gone() -> Error {
+    Error::new(ErrorKind::LeaseLost, "the partition went to another member before the commit")
+        .with_broker(BROKER)
+}

@@ -1,0 +1,122 @@
+//! Committing: what is settled goes to the broker, with what the next owner has to know.
+//!
+//! A list of partitions caches references into the client, and one that is still alive when the
+//! client ends may let that hang for ever. So each is built, used and dropped in one function.
+
+use std::time::Duration;
+
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _, ConsumerContext};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+
+use crate::tracker::Progress;
+
+/// What is committed for one partition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Entry {
+    pub(super) partition: i32,
+    pub(super) offset: i64,
+    pub(super) metadata: String,
+}
+
+impl Entry {
+    pub(super) fn of(partition: i32, progress: &Progress) -> Self {
+        let metadata = progress.encode(Progress::LIMIT);
+        Self { partition, offset: progress.watermark, metadata }
+    }
+}
+
+/// Commits for partitions of a topic. With [`CommitMode::Sync`] the thread stands still until the
+/// broker has answered.
+pub(super) fn commit<C: ConsumerContext>(
+    consumer: &BaseConsumer<C>,
+    topic: &str,
+    entries: &[Entry],
+    mode: CommitMode,
+) -> Result<(), KafkaError> {
+    if entries.is_empty() {
+        return Ok(());
+    }
+    let mut list = TopicPartitionList::with_capacity(entries.len());
+    for entry in entries {
+        let mut element = list.add_partition(topic, entry.partition);
+        element.set_offset(Offset::Offset(entry.offset))?;
+        if !entry.metadata.is_empty() {
+            element.set_metadata(&entry.metadata);
+        }
+    }
+    match consumer.commit(&list, mode) {
+        // Nothing had to be committed.
+        Err(KafkaError::ConsumerCommit(RDKafkaErrorCode::NoOffset)) => Ok(()),
+        other => other,
+    }
+}
+
+/// What is committed for a partition, if anything is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Committed {
+    pub(super) partition: i32,
+    pub(super) offset: i64,
+    /// What the last owner left, if it was one of this library.
+    pub(super) progress: Option<Progress>,
+}
+
+/// Asks what is committed for the partitions. Those without a commit are left out.
+pub(super) fn committed<C: ConsumerContext>(
+    consumer: &BaseConsumer<C>,
+    topic: &str,
+    partitions: &[i32],
+    limit: Duration,
+) -> Result<Vec<Committed>, KafkaError> {
+    let mut list = TopicPartitionList::with_capacity(partitions.len());
+    for partition in partitions {
+        list.add_partition(topic, *partition);
+    }
+    let list = consumer.committed_offsets(list, limit)?;
+    let mut found = Vec::with_capacity(partitions.len());
+    for (element, metadata) in list.elements().iter().zip(metadata(&list)) {
+        element.error()?;
+        if let Offset::Offset(offset) = element.offset() {
+            let progress = metadata.and_then(|text| Progress::decode(&text, offset));
+            found.push(Committed { partition: element.partition(), offset, progress });
+        }
+    }
+    Ok(found)
+}
+
+/// The metadata of each element. The client's own reading panics on what is not UTF-8, and any
+/// program may have committed that.
+#[expect(unsafe_code, reason = "the client has no reading of metadata as bytes")]
+fn metadata(list: &TopicPartitionList) -> Vec<Option<String>> {
+    let native = list.ptr();
+    // SAFETY: the pointer is that of the list, which is borrowed and stays as it is meanwhile.
+    let (elements, count) = unsafe { ((*native).elems, (*native).cnt) };
+    let count = usize::try_from(count).unwrap_or(0);
+    let read = |at: usize| {
+        // SAFETY: the list has that many elements.
+        let element = unsafe { &*elements.add(at) };
+        if element.metadata.is_null() {
+            return None;
+        }
+        // SAFETY: the metadata has that many bytes, and belongs to the list.
+        let bytes = unsafe {
+            std::slice::from_raw_parts(element.metadata.cast::<u8>(), element.metadata_size)
+        };
+        std::str::from_utf8(bytes).ok().map(str::to_owned)
+    };
+    (0..count).map(read).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn metadata_is_read_as_it_was_written() {
+        let mut list = TopicPartitionList::new();
+        list.add_partition("t", 0).set_metadata("ph1.x");
+        list.add_partition("t", 1);
+        assert_eq!(metadata(&list), [Some("ph1.x".to_owned()), None]);
+        assert!(metadata(&TopicPartitionList::new()).is_empty());
+    }
+}

@@ -1,0 +1,190 @@
+//! What the client calls on the thread that polls it: partitions that come and go.
+//!
+//! A partition goes only after what core has of it is settled or given back, as far as there is
+//! time for it. Settling needs no thread, so the one that waits here keeps nobody from it.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use posthaste_core::{ErrorKind, TopicName};
+use rdkafka::client::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::{
+    BaseConsumer, CommitMode, Consumer as _, ConsumerContext, RebalanceProtocol,
+};
+use rdkafka::error::{KafkaError, KafkaResult};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use rdkafka::types::RDKafkaRespErr;
+use tokio::time::Instant;
+
+use super::shared::{Shared, Wish};
+use super::{commit, start};
+use crate::context::Signs;
+use crate::error;
+
+/// How long the beginnings of partitions are asked for, which must be known.
+const BEGINNING: Duration = Duration::from_secs(60);
+
+/// The context of a consumer.
+pub(super) struct ReadContext {
+    pub(super) signs: Arc<Signs>,
+    pub(super) shared: Arc<Shared>,
+    pub(super) source: usize,
+    pub(super) topic: TopicName,
+    /// The topic at the broker.
+    pub(super) name: String,
+    /// Where partitions start that have no commit.
+    pub(super) starts: OnceLock<HashMap<i32, i64>>,
+    /// How long partitions that go are waited for.
+    pub(super) drain: Duration,
+    /// A poll that brings nothing has done something nevertheless.
+    pub(super) has_served: AtomicBool,
+    /// Partitions could not be begun: the member has to join anew.
+    pub(super) must_rejoin: AtomicBool,
+}
+
+pub(super) type Reader = BaseConsumer<ReadContext>;
+
+impl ReadContext {
+    /// Commits what is settled, and answers who waits for it. `ending` are partitions of which
+    /// nothing is handed out any more.
+    pub(super) fn commit(&self, consumer: &Reader, ending: &[i32]) -> Result<(), KafkaError> {
+        let due = self.shared.take_due(self.source, ending, true);
+        let result = commit::commit(consumer, &self.name, &due.entries, CommitMode::Sync);
+        if let Err(native) = &result {
+            tracing::debug!(topic = self.name, %native, "a commit failed");
+        }
+        let told = match &result {
+            Ok(()) => Ok(()),
+            Err(native) => Err(error::of(native)),
+        };
+        self.shared.committed(self.source, due, &told);
+        result
+    }
+
+    /// Where the partition starts if it has no commit; `None` if it is new in the topic.
+    pub(super) fn start_of(&self, partition: i32) -> Option<i64> {
+        self.starts.get()?.get(&partition).copied()
+    }
+
+    /// Waits for what is out of partitions that go, and commits their last progress.
+    pub(super) fn end(&self, consumer: &Reader, partitions: &[i32]) {
+        /// One answer that fails in passing is not the end.
+        const TRIES: usize = 3;
+        let until = Instant::now() + self.drain;
+        self.shared.drain(self.source, partitions, until);
+        self.shared.wait_for_return(self.source, partitions, until);
+        for _ in 0..TRIES {
+            match self.commit(consumer, partitions) {
+                Ok(()) => break,
+                Err(native) if error::of(&native).kind() == ErrorKind::LeaseLost => break,
+                // The client has waited for the broker long enough.
+                Err(_) if Instant::now() > until + self.drain => break,
+                Err(_) => self.shared.wait(self.source, Duration::from_millis(100)),
+            }
+        }
+    }
+
+    fn assign(&self, consumer: &Reader, partitions: &[i32]) {
+        let until = Instant::now() + BEGINNING;
+        let mut list = TopicPartitionList::with_capacity(partitions.len());
+        if self.shared.wished() == Wish::Run && !partitions.is_empty() {
+            let start_of = |partition| self.start_of(partition);
+            match start::begin(consumer, &self.name, partitions, start_of, until) {
+                Ok(beginnings) => {
+                    for beginning in &beginnings {
+                        let at = Offset::Offset(beginning.tracker.position());
+                        let added = list.add_partition_offset(&self.name, beginning.partition, at);
+                        self.say(added);
+                    }
+                    let entries = self.shared.assign(self.source, &self.topic, beginnings);
+                    // From now on an end without a word shows. Should it fail, it is tried again
+                    // with the next one.
+                    let mode = CommitMode::Sync;
+                    if let Err(native) = commit::commit(consumer, &self.name, &entries, mode) {
+                        tracing::debug!(topic = self.name, %native, "a first commit failed");
+                        self.shared.commit_again(self.source, partitions);
+                    }
+                }
+                Err(native) => {
+                    tracing::warn!(topic = self.name, %native, "partitions could not be begun");
+                    self.must_rejoin.store(true, Ordering::Relaxed);
+                }
+            }
+        }
+        self.say(match consumer.rebalance_protocol() {
+            RebalanceProtocol::Cooperative => consumer.incremental_assign(&list),
+            RebalanceProtocol::None | RebalanceProtocol::Eager => consumer.assign(&list),
+        });
+    }
+
+    fn revoke(&self, consumer: &Reader, partitions: &[i32]) {
+        if !consumer.assignment_lost() {
+            self.end(consumer, partitions);
+        }
+        // The client keeps the pause over the assignment.
+        let paused = self.shared.paused(self.source, partitions);
+        if !paused.is_empty() {
+            self.say(consumer.resume(&self.list(&paused)));
+        }
+        self.shared.lose(self.source, partitions);
+        self.say(match consumer.rebalance_protocol() {
+            RebalanceProtocol::Cooperative => consumer.incremental_unassign(&self.list(partitions)),
+            RebalanceProtocol::None | RebalanceProtocol::Eager => consumer.unassign(),
+        });
+    }
+
+    /// The partitions as the client takes them. Not to be kept: see [`commit`].
+    pub(super) fn list(&self, partitions: &[i32]) -> TopicPartitionList {
+        let mut list = TopicPartitionList::with_capacity(partitions.len());
+        for partition in partitions {
+            list.add_partition(&self.name, *partition);
+        }
+        list
+    }
+
+    pub(super) fn say(&self, done: KafkaResult<()>) {
+        if let Err(native) = done {
+            tracing::warn!(topic = self.name, %native, "the consumer refused a call");
+        }
+    }
+}
+
+impl ClientContext for ReadContext {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, text: &str) {
+        self.signs.log(level, facility, text);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        self.signs.error(&error, reason);
+    }
+
+    /// Not asked for. By default they would be parsed.
+    fn stats_raw(&self, _: &[u8]) {}
+}
+
+impl ConsumerContext for ReadContext {
+    fn rebalance(&self, consumer: &Reader, what: RDKafkaRespErr, list: &mut TopicPartitionList) {
+        self.has_served.store(true, Ordering::Relaxed);
+        let partitions: Vec<_> = list.elements().iter().map(|found| found.partition()).collect();
+        tracing::debug!(topic = self.name, ?what, ?partitions, "partitions move");
+        match what {
+            RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => {
+                self.assign(consumer, &partitions);
+            }
+            _ => self.revoke(consumer, &partitions),
+        }
+    }
+
+    fn commit_callback(&self, result: KafkaResult<()>, list: &TopicPartitionList) {
+        self.has_served.store(true, Ordering::Relaxed);
+        let failed = list.elements();
+        let failed = failed.iter().filter(|element| result.is_err() || element.error().is_err());
+        let failed: Vec<_> = failed.map(|element| element.partition()).collect();
+        if !failed.is_empty() {
+            self.shared.commit_again(self.source, &failed);
+        }
+    }
+}

@@ -1,0 +1,178 @@
+//! What verdicts do in the books. No thread is asked, so a partition that goes can wait for them.
+
+use std::time::Duration;
+
+use posthaste_core::Result;
+use posthaste_core::broker::{LaneState, Settlement, Token, Verdict};
+use smallvec::SmallVec;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::assignment::Place;
+use super::shared::{Ask, Shared, State};
+
+/// The topics whose threads have something to do now.
+type Rings = SmallVec<[usize; 4]>;
+
+/// Partitions in certain lives.
+type Lives = Vec<(i32, u16)>;
+
+/// What of a batch is not done by the books alone, by index.
+#[derive(Debug, Default)]
+pub(crate) struct Open {
+    /// Not ours any more.
+    pub(crate) lost: Vec<usize>,
+    /// To be stored as dead letters before they are settled.
+    pub(crate) letters: Vec<usize>,
+}
+
+impl Shared {
+    /// Books verdicts.
+    pub(crate) fn book(&self, batch: &[Settlement]) -> Open {
+        let now = Instant::now();
+        let (mut open, mut rings) = (Open::default(), Rings::new());
+        let mut state = self.lock();
+        for (index, settlement) in batch.iter().enumerate() {
+            let Settlement { token, verdict, .. } = settlement;
+            let is_ours = match verdict {
+                Verdict::Ack => state.settle(token, &mut rings),
+                Verdict::DeadLetter(_) => {
+                    let is_ours = state.holds(token);
+                    if is_ours {
+                        open.letters.push(index);
+                    }
+                    is_ours
+                }
+                Verdict::Release(_) | Verdict::Requeue(_) => {
+                    state.give_back(token, now, &mut rings)
+                }
+                Verdict::After(delay, _) => state.give_back(token, now + *delay, &mut rings),
+                // Whatever it is, the message comes again.
+                _ => state.give_back(token, now, &mut rings),
+            };
+            if !is_ours {
+                open.lost.push(index);
+            }
+        }
+        drop(state);
+        self.ring_these(&rings);
+        open
+    }
+
+    /// Its dead letter is stored. `false` if it is not ours any more: then it comes again.
+    pub(crate) fn buried(&self, token: &Token) -> bool {
+        let mut rings = Rings::new();
+        let settled = self.lock().settle(token, &mut rings);
+        self.ring_these(&rings);
+        settled
+    }
+
+    /// Its dead letter is not stored: it comes again after the delay.
+    pub(crate) fn keep(&self, token: &Token, delay: Duration) {
+        let mut rings = Rings::new();
+        self.lock().give_back(token, Instant::now() + delay, &mut rings);
+        self.ring_these(&rings);
+    }
+
+    /// Prolongs leases. Gives the indexes of those that are lost.
+    pub(crate) fn extend(&self, tokens: &[Token]) -> Vec<usize> {
+        let until = Instant::now() + self.lease;
+        let mut state = self.lock();
+        let lost = |(index, token): (usize, &Token)| {
+            if !state.holds(token) {
+                return Some(index);
+            }
+            if let Some(partition) = state.partition(Place::of(token)) {
+                partition.extend(token.sequence, until);
+            }
+            None
+        };
+        tokens.iter().enumerate().filter_map(lost).collect()
+    }
+
+    /// Asks the threads for commits of what was settled. One answer for each topic, with the
+    /// indexes that it is for.
+    pub(crate) fn ask(&self, settled: &[(usize, &Token)]) -> Vec<(Vec<usize>, Answer)> {
+        let mut answers: Vec<(usize, Vec<usize>, Lives)> = Vec::new();
+        for (index, token) in settled {
+            let place = Place::of(token);
+            let life = (place.partition, place.life);
+            match answers.iter_mut().find(|(source, ..)| *source == place.source) {
+                Some((_, indexes, lives)) => {
+                    indexes.push(*index);
+                    if !lives.contains(&life) {
+                        lives.push(life);
+                    }
+                }
+                None => answers.push((place.source, vec![*index], vec![life])),
+            }
+        }
+        let mut state = self.lock();
+        let ask = |(source, indexes, settled): (usize, _, _)| {
+            let (tell, told) = oneshot::channel();
+            state.ask(source, Ask { settled, tell });
+            self.ring(source);
+            (indexes, told)
+        };
+        answers.into_iter().map(ask).collect()
+    }
+
+    fn ring_these(&self, rings: &[usize]) {
+        rings.iter().for_each(|source| self.ring(*source));
+    }
+}
+
+/// Whether the broker has it. An end without a word is one of the thread.
+pub(crate) type Answer = oneshot::Receiver<Result<()>>;
+
+impl State {
+    /// Whether core has just this hand-out.
+    fn holds(&mut self, token: &Token) -> bool {
+        let place = Place::of(token);
+        self.partition(place).is_some_and(|partition| partition.holds(place, token.sequence))
+    }
+
+    /// `false` if the partition went: then the message comes again.
+    fn settle(&mut self, token: &Token, rings: &mut Rings) -> bool {
+        let place = Place::of(token);
+        let Some(partition) = self.partition(place) else { return false };
+        partition.settle(token.sequence);
+        self.look_after(place, rings);
+        true
+    }
+
+    /// `false` if it is not ours any more.
+    fn give_back(&mut self, token: &Token, due: Instant, rings: &mut Rings) -> bool {
+        let place = Place::of(token);
+        let goes = self.is_stopping();
+        let Some(partition) = self.partition(place) else { return false };
+        if !partition.holds(place, token.sequence) {
+            return false;
+        }
+        let goes = goes || partition.lane.state() != LaneState::Live;
+        partition.take_back(token.sequence, goes);
+        if !goes && let Some(books) = self.sources.get_mut(place.source) {
+            books.held.add(due, place.partition, token.sequence);
+            ring(rings, place.source);
+        }
+        self.look_after(place, rings);
+        true
+    }
+
+    /// Rings for a thread that waits for the last one of a partition.
+    fn look_after(&mut self, place: Place, rings: &mut Rings) {
+        let goes = self.is_stopping();
+        let Some(partition) = self.partition(place) else { return };
+        let awaited =
+            goes || partition.lane.state() != LaneState::Live || partition.tracker.is_alone();
+        if awaited && partition.out() == 0 {
+            ring(rings, place.source);
+        }
+    }
+}
+
+fn ring(rings: &mut Rings, source: usize) {
+    if !rings.contains(&source) {
+        rings.push(source);
+    }
+}

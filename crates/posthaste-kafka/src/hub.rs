@@ -1,0 +1,329 @@
+//! What everything on one connection shares.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use posthaste_core::{Error, ErrorKind, Layout, Result, TopicName};
+use rdkafka::admin::{AdminOptions, ResourceSpecifier};
+use rdkafka::types::RDKafkaRespErr;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::config::KafkaConfig;
+use crate::connect::{self, Administrator, Clients, Owned};
+use crate::context::Signs;
+use crate::error::{self, BROKER};
+use crate::names;
+use crate::producer::Producer;
+use crate::properties::Role;
+use crate::worker::{self, Asked, Worker};
+
+/// The largest batch of the client unless its properties say otherwise.
+const USUAL_BATCH: usize = 1_000_000;
+/// What a batch has around its messages; the client does not count all of it.
+const BATCH_FRAME: usize = 512;
+/// How long an answer is awaited that can be done without.
+const ASIDE: Duration = Duration::from_secs(2);
+/// How long the end of the clients may take after the last message went out.
+const ENDING: Duration = Duration::from_millis(700);
+
+/// One connection and what is known behind it.
+pub(crate) struct Hub {
+    pub(crate) config: KafkaConfig,
+    pub(crate) signs: Arc<Signs>,
+    /// Blocking questions.
+    pub(crate) worker: Worker,
+    /// Tasks of this adapter; joined by [`close`](Self::close).
+    pub(crate) tasks: TaskTracker,
+    clients: Mutex<Option<Running>>,
+    /// The largest batch of the producer.
+    usual_batch: usize,
+    topics: Mutex<HashMap<String, Known>>,
+    closing: CancellationToken,
+}
+
+/// The clients, until the hub is closed.
+#[derive(Debug)]
+struct Running {
+    producer: Arc<Producer>,
+    /// For topics that do not take its batches, by what they take: a broker refuses a batch as a
+    /// whole, also what is good in it.
+    small: HashMap<usize, Arc<Producer>>,
+    admin: Arc<Owned<Administrator>>,
+}
+
+/// What was found of a topic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Known {
+    pub(crate) partitions: i32,
+    /// The largest batch that it takes, if the broker tells.
+    pub(crate) max_batch_bytes: Option<usize>,
+}
+
+impl Hub {
+    /// Connects, by the deadline of the configuration.
+    ///
+    /// # Errors
+    /// `Invalid` for the configuration, `Auth`, `Connection`, `Timeout`.
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
+    pub(crate) async fn connect(config: KafkaConfig) -> Result<Self> {
+        config.check()?;
+        let signs = Arc::new(Signs::default());
+        let Clients { producer, admin, worker } = connect::connect(&config, &signs).await?;
+        let usual_batch = config.client(Role::Producer);
+        let usual_batch = usual_batch.get("batch.size").and_then(|size| size.parse().ok());
+        Ok(Self {
+            usual_batch: usual_batch.unwrap_or(USUAL_BATCH),
+            config,
+            signs,
+            worker,
+            tasks: TaskTracker::new(),
+            clients: Mutex::new(Some(Running {
+                producer: Arc::new(producer),
+                small: HashMap::new(),
+                admin,
+            })),
+            topics: Mutex::default(),
+            closing: CancellationToken::new(),
+        })
+    }
+
+    /// # Errors
+    /// `Closed` after [`shut`](Self::shut).
+    pub(crate) fn open(&self) -> Result<()> {
+        if self.closing.is_cancelled() { Err(error::closed()) } else { Ok(()) }
+    }
+
+    /// The producer for a topic.
+    ///
+    /// # Errors
+    /// `Closed` after [`shut`](Self::shut); what keeps another client from being made.
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
+    pub(crate) async fn producer(&self, topic: Known, until: Instant) -> Result<Arc<Producer>> {
+        self.open()?;
+        let limit = match topic.max_batch_bytes {
+            Some(limit) if limit < self.usual_batch => limit,
+            _ => return self.with_clients(|clients| Arc::clone(&clients.producer)),
+        };
+        let found = self.with_clients(|clients| clients.small.get(&limit).map(Arc::clone))?;
+        if let Some(found) = found {
+            return Ok(found);
+        }
+        let mut client = self.config.client(Role::Producer);
+        client.set("batch.size", limit.saturating_sub(BATCH_FRAME).max(1).to_string());
+        let signs = Arc::clone(&self.signs);
+        // To make a client may read files.
+        let make = move |_: &Asked, _| Producer::create(&client, &signs);
+        let made = Arc::new(self.worker.run(until, make).await?);
+        self.with_clients(|clients| Arc::clone(clients.small.entry(limit).or_insert(made)))
+    }
+
+    /// # Errors
+    /// `Closed` after [`shut`](Self::shut).
+    pub(crate) fn admin(&self) -> Result<Arc<Owned<Administrator>>> {
+        self.open()?;
+        self.with_clients(|clients| Arc::clone(&clients.admin))
+    }
+
+    fn with_clients<T>(&self, get: impl FnOnce(&mut Running) -> T) -> Result<T> {
+        lock(&self.clients).as_mut().map(get).ok_or_else(error::closed)
+    }
+
+    /// When a request that begins now is given up.
+    pub(crate) fn deadline(&self) -> Instant {
+        Instant::now() + self.config.request_timeout
+    }
+
+    /// The name of a topic at the broker.
+    pub(crate) fn to_kafka_name(topic: &TopicName, layout: Layout, queue: bool) -> String {
+        names::topic(topic, layout, queue)
+    }
+
+    /// What is known of a topic at the broker, which is asked the first time.
+    ///
+    /// # Errors
+    /// `NotFound`; what keeps the broker from answering.
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
+    pub(crate) async fn find(&self, name: &str, until: Instant) -> Result<Known> {
+        if let Some(known) = lock(&self.topics).get(name) {
+            return Ok(*known);
+        }
+        let asked = name.to_owned();
+        let answer = self.worker.run(until, move |client, left| describe(client, &asked, left));
+        let partitions = answer.await.map_err(|error| self.explain(error))?;
+        let known = Known { partitions, max_batch_bytes: self.max_batch_bytes(name, until).await? };
+        self.learn(name, known);
+        Ok(known)
+    }
+
+    /// The largest batch that a topic takes. `None` if the broker does not tell, which it does only
+    /// to who has the right to ask: then it is taken for the usual one.
+    async fn max_batch_bytes(&self, name: &str, until: Instant) -> Result<Option<usize>> {
+        let until = until.min(Instant::now() + ASIDE);
+        let left = until.saturating_duration_since(Instant::now());
+        let options = AdminOptions::new().request_timeout(Some(left));
+        let topic = [ResourceSpecifier::Topic(name)];
+        let answer = self.admin()?.describe_configs(&topic, &options);
+        let Ok(Ok(found)) = tokio::time::timeout_at(until, answer).await else { return Ok(None) };
+        let setting = found.iter().flatten().find_map(|topic| topic.get("max.message.bytes"));
+        Ok(setting.and_then(|setting| setting.value.as_deref()?.parse().ok()))
+    }
+
+    /// Remembers what was found, or made.
+    pub(crate) fn learn(&self, name: &str, known: Known) {
+        lock(&self.topics).insert(name.to_owned(), known);
+    }
+
+    /// The topic was deleted, or was seen to be gone.
+    pub(crate) fn forget(&self, name: &str) {
+        lock(&self.topics).remove(name);
+    }
+
+    /// Adds to a failure what the client said of its connection, and which servers were asked.
+    pub(crate) fn explain(&self, error: Error) -> Error {
+        if !matches!(error.kind(), ErrorKind::Connection | ErrorKind::Timeout) {
+            return error;
+        }
+        match self.signs.trouble() {
+            Some(trouble) => error.with_context("client", trouble.text.escape_debug()),
+            None => error,
+        }
+    }
+
+    /// One small question to any broker.
+    ///
+    /// # Errors
+    /// What keeps it from answering; `Fatal` if the client has failed for good.
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
+    pub(crate) async fn ping(&self, until: Instant) -> Result<()> {
+        self.open()?;
+        let fatal = self.with_clients(|clients| {
+            let producers = std::iter::once(&clients.producer).chain(clients.small.values());
+            producers.into_iter().find_map(|producer| producer.fatal())
+        })?;
+        if let Some(fatal) = fatal {
+            return Err(fatal);
+        }
+        let ping =
+            |client: &Asked, left| connect::ping(client, left).map_err(|native| error::of(&native));
+        self.worker.run(until, ping).await.map_err(|error| self.explain(error))?;
+        self.signs.well();
+        Ok(())
+    }
+
+    /// Takes nothing new, and tells the tasks to end.
+    pub(crate) fn shut(&self) {
+        self.closing.cancel();
+    }
+
+    /// Waits until [`shut`](Self::shut).
+    pub(crate) async fn closing(&self) {
+        self.closing.cancelled().await;
+    }
+
+    /// Lets go out what was published, and ends the clients and threads, by the deadline. What
+    /// could not go out is told to who waits for it.
+    ///
+    /// # Errors
+    /// `Timeout` if something had to be given up.
+    ///
+    /// # Cancel safety
+    /// When dropped, the clients end by themselves by the deadline.
+    pub(crate) async fn close(&self, deadline: Instant) -> Result<()> {
+        self.shut();
+        self.tasks.close();
+        let threads = self.worker.stop();
+        // The second to close has nothing to do.
+        let Some(Running { producer, small, admin }) = lock(&self.clients).take() else {
+            return Ok(());
+        };
+        let producers: Vec<_> = std::iter::once(producer).chain(small.into_values()).collect();
+        let mut ended: Vec<_> = producers.iter().map(|one| one.client().ended()).collect();
+        ended.push(admin.ended());
+        let (tell, told) = tokio::sync::oneshot::channel();
+        let thread = thread::Builder::new().name("posthaste-kafka-close".to_owned());
+        let end = move || {
+            let until = deadline.checked_sub(ENDING).unwrap_or(deadline);
+            let unconfirmed: usize = producers.iter().map(|one| one.finish(until)).sum();
+            drop((producers, admin));
+            for thread in threads {
+                // One that panicked has ended too.
+                let _ = thread.join();
+            }
+            // Nobody may wait any more.
+            let _ = tell.send(unconfirmed);
+        };
+        thread.spawn(end).map_err(worker::no_thread)?;
+        let ending = async {
+            let unconfirmed = told.await.unwrap_or(0);
+            for ended in ended {
+                ended.cancelled().await;
+            }
+            self.tasks.wait().await;
+            unconfirmed
+        };
+        match tokio::time::timeout_at(deadline, ending).await {
+            Ok(0) => Ok(()),
+            Ok(unconfirmed) => Err(late().with_context("unconfirmed messages", unconfirmed)),
+            Err(_) => Err(late()),
+        }
+    }
+}
+
+impl Drop for Hub {
+    fn drop(&mut self) {
+        self.closing.cancel();
+    }
+}
+
+/// Asks the broker for a topic, and gives the number of its partitions.
+fn describe(client: &Asked, name: &str, limit: Duration) -> Result<i32> {
+    let metadata = client.fetch_metadata(Some(name), limit);
+    let metadata = metadata.map_err(|native| error::of(&native))?;
+    let Some(topic) = metadata.topics().iter().find(|topic| topic.name() == name) else {
+        return Err(no_topic(name));
+    };
+    match topic.error() {
+        // Its partitions are being made, or wait for a leader: the client waits for them too.
+        None | Some(RDKafkaRespErr::RD_KAFKA_RESP_ERR_LEADER_NOT_AVAILABLE) => {
+            Ok(i32::try_from(topic.partitions().len()).unwrap_or(i32::MAX))
+        }
+        Some(RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART) => Err(no_topic(name)),
+        Some(code) => Err(error::of(&rdkafka::error::KafkaError::MetadataFetch(code.into()))),
+    }
+}
+
+#[cold]
+fn no_topic(name: &str) -> Error {
+    Error::new(ErrorKind::NotFound, "the topic does not exist")
+        .with_context("name", name)
+        .with_broker(BROKER)
+}
+
+#[cold]
+fn late() -> Error {
+    Error::new(ErrorKind::Timeout, "the connection did not end in time").with_broker(BROKER)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing panics while it is held but an allocation that failed.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl fmt::Debug for Hub {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Hub").field("servers", &self.config.servers).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,220 @@
+//! Starting a subscription: everything that can be refused is, before the first message.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use posthaste_core::broker::{
+    Credit, Order, Polled, Received, Settler, SubscribeRequest, Subscribed, SubscriptionDriver,
+};
+use posthaste_core::{Error, ErrorKind, GroupName, Result, TopicName, TopicSpec, Topology};
+use rdkafka::admin::{NewTopic, TopicReplication};
+use rdkafka::error::RDKafkaErrorCode;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::consumer::{self, Job, Shared, Wish};
+use crate::error::{self, BROKER};
+use crate::hub::Hub;
+use crate::names::{self, QUEUE_GROUP};
+use crate::properties::Role;
+use crate::settle::KafkaSettler;
+use crate::topology::{self, Found};
+
+/// How long members that hand over partitions wait for their handlers, at most.
+const DRAIN: Duration = Duration::from_secs(5);
+/// How long a broker waits for a member's sign, unless the properties say otherwise.
+const SESSION: Duration = Duration::from_secs(45);
+/// How long a first start may take besides the questions it asks.
+const STARTING: Duration = Duration::from_secs(10);
+
+/// # Errors
+/// `Invalid`, `Unsupported`, `NotFound`, `Conflict`, `Auth`, `Connection`, `Timeout`.
+///
+/// # Cancel safety
+/// Leaves nothing behind but topics that were created, and the start of a group.
+pub(crate) async fn subscribe(hub: &Arc<Hub>, request: SubscribeRequest) -> Result<Subscribed> {
+    hub.open()?;
+    check(&request)?;
+    let until = hub.deadline();
+    let mut found = Vec::with_capacity(request.topics.len());
+    for topic in &request.topics {
+        let plan = plan(hub, topic, &request, until).await;
+        found.push(plan.map_err(|error| error.with_topic(topic))?);
+    }
+    let shared = Arc::new(Shared::new(found.len(), request.lease, request.mode));
+    // From here on, whatever is started ends with the driver.
+    let driver = Driver { hub: Arc::clone(hub), shared: Arc::clone(&shared) };
+    let until = Instant::now() + hub.config.request_timeout + STARTING;
+    let mut started = VecDeque::with_capacity(found.len());
+    for (source, (topic, found)) in request.topics.iter().zip(found).enumerate() {
+        let job = job(hub, &request, (source, topic, found), &shared, until);
+        started.push_back((topic, start(hub, job)?));
+    }
+    while let Some((topic, told)) = started.pop_front() {
+        let answer = tokio::time::timeout_at(until, told).await;
+        let answer = answer.unwrap_or_else(|_| Ok(Err(consumer::not_in_time())));
+        let answer = answer.unwrap_or_else(|_| Err(error::closed()));
+        answer.map_err(|error| hub.explain(error).with_topic(topic))?;
+    }
+    Ok(Subscribed::new(Box::new(driver), request.lease))
+}
+
+fn check(request: &SubscribeRequest) -> Result<()> {
+    if request.topics.is_empty() || request.topics.len() > consumer::MOST_TOPICS {
+        return Err(Error::invalid("a subscription needs a topic, and takes 4096 at most")
+            .with_broker(BROKER));
+    }
+    if request.lease < Duration::from_millis(100) || request.prefetch.count == 0 {
+        return Err(Error::invalid("a lease is at least 100 ms, and prefetch at least 1")
+            .with_broker(BROKER));
+    }
+    let group = request.group.as_ref().map(GroupName::as_str);
+    if request.queue && group.is_some_and(|group| group != QUEUE_GROUP) {
+        return Err(Error::unsupported("a queue has one group, named queue").with_broker(BROKER));
+    }
+    Ok(())
+}
+
+/// Finds a topic, or creates a plain one, and makes sure that it can be read as asked.
+async fn plan(
+    hub: &Hub,
+    topic: &TopicName,
+    request: &SubscribeRequest,
+    until: Instant,
+) -> Result<Found> {
+    let found = match topology::find(hub, topic, until).await {
+        Err(error)
+            if error.kind() == ErrorKind::NotFound
+                && request.topology == Topology::Create
+                && request.order == Order::None =>
+        {
+            let mut spec = TopicSpec::plain(topic.clone());
+            spec.queue = request.queue;
+            topology::ensure(hub, &spec).await?
+        }
+        found => found?,
+    };
+    if found.queue != request.queue {
+        let word = |queue: bool| if queue { "a queue" } else { "a topic" };
+        return Err(Error::new(ErrorKind::Conflict, "queues and topics are read differently")
+            .with_context("wanted", word(request.queue))
+            .with_context("found", word(found.queue))
+            .with_broker(BROKER));
+    }
+    if request.order == Order::PerKey && found.layout.partitions().is_none() {
+        return Err(Error::unsupported("order per key: the topic was not created as ordered")
+            .with_broker(BROKER));
+    }
+    if let Some(group) = &request.group
+        && request.topology == Topology::Create
+    {
+        create_letters(hub, &names::dead_letter_topic(topic, group), until).await?;
+    }
+    Ok(found)
+}
+
+/// Creates the topic for dead letters unless it is there. Compaction keeps each letter until it is
+/// removed by its name.
+async fn create_letters(hub: &Hub, name: &str, until: Instant) -> Result<()> {
+    if hub.find(name, until).await.is_ok() {
+        return Ok(());
+    }
+    let replicas = TopicReplication::Fixed(hub.config.replicas.map_or(-1, i32::from));
+    let topic = NewTopic::new(name, 1, replicas).set("cleanup.policy", "compact");
+    let making = hub.admin()?.create_topics([&topic], &topology::options(until));
+    let made = topology::answered(hub, until, making).await?;
+    match made.into_iter().find_map(std::result::Result::err) {
+        None | Some((_, RDKafkaErrorCode::TopicAlreadyExists)) => Ok(()),
+        Some((_, code)) => Err(topology::refused(code).with_context("name", name)),
+    }
+}
+
+fn job(
+    hub: &Hub,
+    request: &SubscribeRequest,
+    (source, topic, found): (usize, &TopicName, Found),
+    shared: &Arc<Shared>,
+    until: Instant,
+) -> Job {
+    let id = match &request.group {
+        Some(group) => names::group_id(topic, group),
+        None => format!("{topic}__ephemeral-{}", Uuid::now_v7()),
+    };
+    let mut client = hub.config.client(Role::Consumer(&id));
+    // Members of a group that are called alike can make it divide its partitions without an end.
+    client.set("client.id", format!("{}-{}", hub.config.client_id, request.member));
+    let session = client.get("session.timeout.ms").and_then(|millis| millis.parse().ok());
+    let session = session.map_or(SESSION, Duration::from_millis);
+    Job {
+        client,
+        signs: Arc::clone(&hub.signs),
+        shared: Arc::clone(shared),
+        source,
+        topic: topic.clone(),
+        name: found.native,
+        partitions: found.partitions,
+        group: request.group.clone(),
+        start: request.start,
+        topology: request.topology,
+        drain: DRAIN.min(session / 3),
+        until,
+    }
+}
+
+/// Starts a consumer that ends with the hub at the latest.
+fn start(hub: &Arc<Hub>, job: Job) -> Result<oneshot::Receiver<Result<()>>> {
+    let (tell, told) = oneshot::channel();
+    let (ended, shared) = (CancellationToken::new(), Arc::clone(&job.shared));
+    consumer::spawn(job, tell, ended.clone())?;
+    let closed = Arc::clone(hub);
+    hub.tasks.spawn(async move {
+        tokio::select! {
+            () = ended.cancelled() => return,
+            () = closed.closing() => shared.wish(Wish::Drop),
+        }
+        ended.cancelled().await;
+    });
+    Ok(told)
+}
+
+/// The source of a subscription's batches.
+struct Driver {
+    hub: Arc<Hub>,
+    shared: Arc<Shared>,
+}
+
+impl SubscriptionDriver for Driver {
+    fn poll_batch(
+        &mut self,
+        cx: &mut Context<'_>,
+        out: &mut Vec<Received>,
+        credit: Credit,
+    ) -> Poll<Result<Polled>> {
+        self.shared.poll(cx, out, credit)
+    }
+
+    fn stop(&mut self) {
+        self.shared.wish(Wish::Stop);
+    }
+
+    fn settler(&self) -> Arc<dyn Settler> {
+        Arc::new(KafkaSettler::new(Arc::clone(&self.hub), Arc::clone(&self.shared)))
+    }
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        self.shared.wish(Wish::Drop);
+    }
+}
+
+impl fmt::Debug for Driver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Driver").field("books", &self.shared).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,254 @@
+//! What travels in the metadata of a commit, so that the next owner of the partition knows it.
+//!
+//! Text, as Kafka asks for: `ph1.`, which names the program and the version of the form; a
+//! checksum; whether the owner ended cleanly and how the set is written; the starts; how far the
+//! records reach that may be out; the settled offsets, to the end. Everything counts from the
+//! committed offset, and the checksum covers that offset. So metadata that was copied to another
+//! offset, as a mirror of clusters or a tool for offsets may do, says nothing: wrongly believed,
+//! it would skip messages nobody handled.
+
+use super::digits::{Digits, put_digit, put_fixed, put_number};
+use super::runs::{Form, Runs};
+
+/// Who wrote it, and in which form.
+const VERSION: &str = "ph1.";
+/// How many digits the checksum has.
+const SUM_DIGITS: u32 = 5;
+/// The flag of an owner that ended cleanly.
+const CLEAN: u8 = 1;
+/// The flag of a set that is written as bits.
+const BITS: u8 = 2;
+
+/// What one owner of a partition leaves to the next: the offset to commit, and its metadata.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Progress {
+    /// The offset to commit: everything below it is settled.
+    pub(crate) watermark: i64,
+    /// What is settled above it.
+    pub(crate) settled: Runs,
+    /// How many owners before this one began at this watermark, did not move it, and ended
+    /// without a word.
+    pub(crate) starts: u32,
+    /// Whether this owner has ended in order: nothing it handed out is in use any more.
+    pub(crate) clean: bool,
+    /// Where the records end that may have been handed out: an estimate from above.
+    pub(crate) reach: i64,
+}
+
+impl Progress {
+    /// How long metadata may be where the broker has the default `offset.metadata.max.bytes`.
+    pub(crate) const LIMIT: usize = 4_096;
+
+    /// The metadata, of at most `limit` bytes. Of the settled offsets it tells the lowest ones,
+    /// as many as fit: the others come again. Empty if not even the rest fits.
+    pub(crate) fn encode(&self, limit: usize) -> String {
+        let mut body = String::new();
+        put_number(&mut body, self.starts.into());
+        put_number(&mut body, self.reach.max(self.watermark).abs_diff(self.watermark));
+        let head = VERSION.len() + SUM_DIGITS as usize + 1 + body.len();
+        let Some(most) = limit.checked_sub(head) else { return String::new() };
+        let set = self.settled.write(self.watermark, most);
+        let flags = (u8::from(self.clean) * CLEAN) | (u8::from(set.form == Form::Bits) * BITS);
+
+        let mut told = String::with_capacity(1 + body.len() + set.text.len());
+        put_digit(&mut told, flags);
+        told.push_str(&body);
+        told.push_str(&set.text);
+        let mut text = String::with_capacity(head + set.text.len());
+        text.push_str(VERSION);
+        put_fixed(&mut text, checksum(self.watermark, &told), SUM_DIGITS);
+        text.push_str(&told);
+        text
+    }
+
+    /// What the metadata of a commit says. `None` where it is not ours, of a later version,
+    /// damaged, or was written for another offset than it was found at.
+    pub(crate) fn decode(metadata: &str, watermark: i64) -> Option<Self> {
+        let text = metadata.strip_prefix(VERSION)?;
+        let (sum, told) = text.split_at_checked(SUM_DIGITS as usize)?;
+        if Digits::new(sum).fixed(SUM_DIGITS)? != checksum(watermark, told) {
+            return None;
+        }
+        let mut digits = Digits::new(told);
+        let flags = digits.digit()?;
+        if flags & !(CLEAN | BITS) != 0 {
+            return None;
+        }
+        let form = if flags & BITS == 0 { Form::Lengths } else { Form::Bits };
+        let starts = u32::try_from(digits.number()?).ok()?;
+        let reach = watermark.checked_add_unsigned(digits.number()?)?;
+        let settled = Runs::read(form, watermark, &mut digits)?;
+        Some(Self { watermark, settled, starts, clean: flags & CLEAN != 0, reach })
+    }
+}
+
+/// Tells damaged text, and text at another offset, from what was written: FNV-1a, folded to as
+/// many bits as its digits carry.
+fn checksum(watermark: i64, told: &str) -> u64 {
+    let bytes = watermark.to_le_bytes().into_iter().chain(told.bytes());
+    let sum =
+        bytes.fold(0x811c_9dc5_u32, |sum, byte| (sum ^ u32::from(byte)).wrapping_mul(0x0100_0193));
+    u64::from((sum >> 30) ^ (sum & ((1 << 30) - 1)))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn progress(watermark: i64, runs: &[(i64, i64)]) -> Progress {
+        let mut settled = Runs::default();
+        runs.iter().for_each(|&(start, end)| settled.push(start, end));
+        Progress { watermark, settled, starts: 0, clean: false, reach: watermark }
+    }
+
+    /// The text for a body that this code would not write, with a checksum that is right.
+    fn forged(watermark: i64, told: &str) -> String {
+        let mut text = VERSION.to_owned();
+        put_fixed(&mut text, checksum(watermark, told), SUM_DIGITS);
+        text + told
+    }
+
+    /// What is at brokers must be read by later versions.
+    #[test]
+    fn the_form_stays_as_it_is() {
+        let mut settled = progress(1_000, &[(1_001, 1_002), (1_040, 2_000)]);
+        assert_eq!(settled.encode(Progress::LIMIT), "ph1.UOq1LAAABBmBge");
+        settled.starts = 3;
+        settled.clean = true;
+        settled.reach = 11_000;
+        assert_eq!(settled.encode(Progress::LIMIT), "ph1.WX4NCBDw4JBBmBge");
+    }
+
+    #[test]
+    fn nothing_settled_is_short() {
+        assert!(progress(i64::MAX / 2, &[]).encode(Progress::LIMIT).len() < 16);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_left_out() {
+        let all = progress(0, &[(1, 2), (40, 50), (1_000, 1_001), (90_000, 90_001)]);
+        let long = all.encode(Progress::LIMIT);
+        let short = all.encode(long.len() - 1);
+        assert!(short.len() < long.len());
+        let read = Progress::decode(&short, 0);
+        assert_eq!(read, Some(progress(0, &[(1, 2), (40, 50), (1_000, 1_001)])));
+    }
+
+    #[test]
+    fn a_limit_below_everything_gives_nothing() {
+        let mut full = progress(0, &[(1, 2)]);
+        (full.starts, full.reach) = (u32::MAX, i64::MAX);
+        let shortest = (0..100).find(|limit| !full.encode(*limit).is_empty());
+        assert_eq!(shortest, Some(30));
+        assert_eq!(Progress::decode("", 0), None);
+        let none = progress(0, &[]);
+        assert_eq!(
+            Progress::decode(&full.encode(30), 0).map(|read| read.settled),
+            Some(none.settled)
+        );
+    }
+
+    #[test]
+    fn a_window_of_ten_thousand_fits_however_it_is_settled() {
+        let mut settled = Runs::default();
+        (1..10_000).filter(|at| at * at % 7 < 3).for_each(|at| settled.push(at, at + 1));
+        let all = Progress { settled, ..progress(0, &[]) };
+        assert_eq!(Progress::decode(&all.encode(Progress::LIMIT), 0), Some(all));
+    }
+
+    #[test]
+    fn metadata_says_nothing_at_another_offset() {
+        let text = progress(1_000, &[(1_001, 1_002)]).encode(Progress::LIMIT);
+        assert!(Progress::decode(&text, 1_000).is_some());
+        for elsewhere in [0, 999, 1_001, -1, i64::MAX, i64::MIN] {
+            assert_eq!(Progress::decode(&text, elsewhere), None);
+        }
+    }
+
+    #[test]
+    fn what_others_wrote_is_none() {
+        for text in [
+            "",
+            " ",
+            "{\"offset\": 3}",
+            "ph",
+            "ph1.",
+            "ph1.AAAA",
+            "ph1.AAAAA",
+            "ph1.AAAAAAAA",
+            "ph1.ääääää",
+            "ph1.AAAAä",
+            "ph2.YmUmSAAABBmBg-",
+            "consumer-1-host",
+        ] {
+            assert_eq!(Progress::decode(text, 0), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn damage_is_noticed() {
+        let text = progress(1_000, &[(1_001, 1_002), (1_040, 2_000)]).encode(Progress::LIMIT);
+        for at in 0..text.len() {
+            assert_eq!(Progress::decode(&text[..at], 1_000), None);
+            let mut other = text.clone();
+            other.replace_range(at..=at, if &text[at..=at] == "x" { "y" } else { "x" });
+            assert_eq!(Progress::decode(&other, 1_000), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn a_forged_body_is_refused_or_harmless() {
+        let most = &"_".repeat(12);
+        for told in [
+            String::new(),
+            "A".to_owned(),
+            // An unknown flag.
+            "EAA".to_owned(),
+            // More starts than there are, and a reach behind all offsets.
+            format!("A{most}PA"),
+            format!("AA{most}P"),
+            // A run without a length, and one that is too long.
+            "AAAB".to_owned(),
+            format!("AAA{most}H{most}H"),
+            "AAA=".to_owned(),
+        ] {
+            assert_eq!(Progress::decode(&forged(5, &told), 5), None, "{told}");
+        }
+        // Runs of nothing are none.
+        let empty = Progress::decode(&forged(5, "AAAAAAAAA"), 5);
+        assert_eq!(empty, Some(progress(5, &[])));
+    }
+
+    proptest! {
+        #[test]
+        fn all_reads_as_it_was_written(
+            watermark in 0_i64..i64::MAX / 2,
+            steps in prop::collection::vec((1_i64..99, 1_i64..999), 0..300),
+            starts in any::<u32>(),
+            clean in any::<bool>(),
+            ahead in 0_i64..i64::MAX / 2,
+        ) {
+            let mut settled = Runs::default();
+            let mut at = watermark;
+            for (gap, len) in steps {
+                settled.push(at + gap, at + gap + len);
+                at += gap + len;
+            }
+            let reach = watermark + ahead;
+            let all = Progress { watermark, settled, starts, clean, reach };
+            prop_assert_eq!(Progress::decode(&all.encode(Progress::LIMIT), watermark), Some(all));
+        }
+
+        #[test]
+        fn no_text_is_too_much(text in ".{0,99}", told in "[A-Za-z0-9_=-]{0,99}", at in any::<i64>()) {
+            let _ = Progress::decode(&text, at);
+            let _ = Progress::decode(&format!("{VERSION}{text}"), at);
+            if let Some(read) = Progress::decode(&forged(at, &told), at) {
+                let again = Progress::decode(&read.encode(Progress::LIMIT), at);
+                prop_assert_eq!(again, Some(read));
+            }
+        }
+    }
+}
