@@ -32,12 +32,16 @@ struct Page {
     next: u32,
     /// All that are confirmed are before it.
     confirmed: u32,
-    /// At the last look: what was next, and since when.
+    /// A handler has begun since the last look.
+    begun: bool,
+    /// At the last look: what was next, and since when nobody handled it.
     seen: u32,
     since: Millis,
 }
 
-/// A key that has waited for so long with a confirmed message to handle.
+/// A key that has waited for so long with a confirmed message that nobody handles. A handler that
+/// is slower than the lease begins anew after each outage that takes the lane away: its key gets
+/// its turns, and is not waiting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(in crate::fault_run) struct Waiting {
     pub(in crate::fault_run) millis: Millis,
@@ -58,6 +62,7 @@ impl Keys {
         let holder = holder.filter(|(_, right)| right.upgrade().is_some_and(|r| !r.is_lost()));
         let open = page.next.min(tag.turn())..tag.turn();
         page.next = page.next.max(tag.turn());
+        page.begun = true;
         (holder.map(|(tag, _)| tag), open)
     }
 
@@ -71,7 +76,8 @@ impl Keys {
     pub(super) fn look(&mut self, now: Millis) -> Option<Waiting> {
         let mut longest = None;
         for ((publisher, key), page) in &mut self.pages {
-            if page.next != page.seen || page.next >= page.confirmed {
+            let is_held = std::mem::take(&mut page.begun) || page.is_held();
+            if is_held || page.next != page.seen || page.next >= page.confirmed {
                 (page.seen, page.since) = (page.next, now);
             } else {
                 let next = Tag::new(*publisher, *key).at_turn(page.next);
@@ -93,6 +99,14 @@ impl Keys {
         if done {
             page.next = page.next.max(tag.turn() + 1);
         }
+    }
+}
+
+impl Page {
+    /// Whether a handler is at it.
+    fn is_held(&self) -> bool {
+        let right = self.running.as_ref().and_then(|(_, right)| right.upgrade());
+        right.is_some_and(|right| !right.is_lost())
     }
 }
 
@@ -135,5 +149,22 @@ mod tests {
         assert_eq!(keys.look(5_000), Some(Waiting { millis: 5_000, next: other }));
         handle(&mut keys, other);
         assert_eq!(keys.look(9_000), Some(Waiting { millis: 7_000, next: Tag::new(0, KEYS + 1) }));
+    }
+
+    #[test]
+    fn a_key_that_is_handled_does_not_wait() {
+        let tag = Tag::new(0, 1);
+        let mut keys = Keys::default();
+        keys.confirmed(tag);
+        let right: Arc<dyn Right> = Arc::new(Kept);
+        keys.begin(tag, &right);
+        assert_eq!(keys.look(5_000), None);
+        assert_eq!(keys.look(9_000), None, "it is still at it");
+        // It was taken away, and nobody has it again.
+        keys.end(tag, &right, false);
+        assert_eq!(keys.look(12_000), Some(Waiting { millis: 3_000, next: tag }));
+        keys.begin(tag, &right);
+        keys.end(tag, &right, false);
+        assert_eq!(keys.look(13_000), None, "it had its turn in between");
     }
 }
