@@ -18,6 +18,8 @@ pub(crate) fn add(suite: &mut Suite) {
     }
 }
 
+const LEASE: Duration = Duration::from_secs(30);
+
 /// The user may ask and acknowledge, but send nothing to an inbox. So a member that stops gets no
 /// marks behind what is on its way; it waits a second for them, and nothing is lost by that.
 async fn no_inboxes(server: Server) {
@@ -33,13 +35,22 @@ async fn no_inboxes(server: Server) {
     let (broker, other) = (connect().await, connect().await);
     let name = fresh("rights");
     let to = ensure(&broker, TopicConfig::new(&name).group("g")).await;
-    let mut one = Reader::start(&broker, request(&[&name], Some("g"))).await;
+    // Servers before 2.10.15 may give one to a request that ends just then: it comes again with
+    // the end of its lease, which is long where that must not happen.
+    let is_exact = broker.capabilities(None).exact_attempts;
+    let lease = if is_exact { LEASE } else { LEASE / 10 };
+    let reader = || {
+        let mut reader = request(&[&name], Some("g"));
+        reader.lease = lease;
+        reader
+    };
+    let mut one = Reader::start(&broker, reader()).await;
     publish_numbers(&broker, &to, 0..300).await;
     let mut got = one.drain(100).await;
     let start = Instant::now();
     one.stop().await;
     assert!(start.elapsed() < Duration::from_secs(5), "a stop took {:?}", start.elapsed());
-    let mut two = Reader::start(&other, request(&[&name], Some("g"))).await;
+    let mut two = Reader::start(&other, reader()).await;
     let mut all: BTreeSet<String> = got.iter().cloned().collect();
     while all.len() < 300 {
         let more = two.drain(1).await;
@@ -48,7 +59,7 @@ async fn no_inboxes(server: Server) {
     }
     assert!(start.elapsed() < Duration::from_secs(8), "{:?}", start.elapsed());
     // Servers that do not count exactly may send one more than once.
-    if broker.capabilities(None).exact_attempts {
+    if is_exact {
         assert_eq!(got.len(), 300);
         assert!(two.is_quiet(Duration::from_millis(300)).await);
     }
