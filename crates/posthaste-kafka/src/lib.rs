@@ -21,7 +21,7 @@ mod settle;
 #[expect(dead_code, reason = "the broker's handle starts subscriptions once it is switched")]
 mod subscribe;
 mod topology;
-#[cfg_attr(not(test), expect(dead_code, reason = "the consumer that asks it is being written"))]
+#[cfg_attr(not(test), expect(dead_code, reason = "most of it is for receiving"))]
 mod tracker;
 mod worker;
 

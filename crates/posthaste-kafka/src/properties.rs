@@ -99,7 +99,6 @@ const REFUSED: [(&[&str], &str); 21] = [
             "enabled_events",
             "log.queue",
             "log_level",
-            "plugin.library.paths",
         ],
         "this library reads what the client reports, and nobody else does",
     ),
@@ -286,6 +285,9 @@ fn concerns(name: &str, role: Role<'_>) -> bool {
 
 /// Why a property cannot be set, if it cannot.
 fn why_not(config: &KafkaConfig, name: &str) -> Option<&'static str> {
+    if name.starts_with("plugin.") {
+        return Some("a plugin would act between this library and the client");
+    }
     let refused = REFUSED.iter().find(|(names, _)| names.contains(&name));
     if let Some((_, why)) = refused {
         return Some(why);
@@ -442,7 +444,7 @@ mod tests {
 
     #[test]
     fn what_would_break_a_promise_is_refused_with_the_reason() {
-        let names = REFUSED.iter().flat_map(|(names, _)| names.iter());
+        let names = REFUSED.iter().flat_map(|(names, _)| names.iter()).chain([&"plugin.any"]);
         let mut seen = Vec::new();
         for name in names {
             assert!(!seen.contains(name), "{name} is there twice");
