@@ -239,19 +239,22 @@ mod tests {
         let (cluster, hub) = simulated().await;
         let stored: Vec<_> = send(&hub, 3).await.into_iter().map(|s| s.unwrap().offset).collect();
         assert_eq!(stored, [Some(0), Some(1), Some(2)]);
-        // What passes is tried again by the client.
+        // What passes is tried again by the client. One entry, since several may go in several
+        // requests, and the simulated broker takes the second for one it has when the first fails.
         let passing =
             [R::RD_KAFKA_RESP_ERR_NOT_ENOUGH_REPLICAS, R::RD_KAFKA_RESP_ERR_LEADER_NOT_AVAILABLE];
         cluster.request_errors(RDKafkaApiKey::Produce, &passing);
-        let outcomes = send(&hub, 3).await;
-        assert!(outcomes.iter().all(Result::is_ok), "{outcomes:?}");
-        let forbidden = [R::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED];
+        let passed = send(&hub, 1).await.pop().unwrap().unwrap();
+        assert_eq!(passed.offset, Some(3));
+        // An answer for each request, of which there may be as many as entries.
+        let forbidden = [R::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED; 3];
         cluster.request_errors(RDKafkaApiKey::Produce, &forbidden);
         for outcome in send(&hub, 3).await {
             let error = outcome.unwrap_err();
             assert_eq!((error.kind(), error.retry()), (ErrorKind::Auth, Retry::Never), "{error}");
             assert!(!error.may_be_stored(), "{error}");
         }
+        cluster.clear_request_errors(RDKafkaApiKey::Produce);
         // The right may come back.
         let again = send(&hub, 3).await;
         assert!(again.iter().all(Result::is_ok), "{again:?}");
