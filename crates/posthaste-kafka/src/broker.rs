@@ -18,12 +18,12 @@ use rdkafka::admin::AdminClient;
 use rdkafka::client::DefaultClientContext;
 use tokio::time::Instant;
 
-use crate::admin::{KafkaAdmin, NO_RECEIVING};
+use crate::admin::KafkaAdmin;
 use crate::config::KafkaConfig;
 use crate::error::{self, BROKER};
 use crate::hub::Hub;
 use crate::properties::Role;
-use crate::{publish, topology};
+use crate::{consumer, publish, subscribe, topology};
 
 /// How long a sign of life may take.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(2);
@@ -35,6 +35,8 @@ const SYNC_INTERVAL: Duration = Duration::from_secs(30);
 /// What stays free of the client's limit: for the frame and the names of attributes, and for what
 /// a dead letter adds.
 const RESERVE: usize = 4_096;
+/// How long a group takes at most to divide its partitions anew.
+const HANDOVER: Duration = Duration::from_secs(10);
 /// Where groups are kept.
 const OFFSETS_TOPIC: &str = "__consumer_offsets";
 
@@ -133,9 +135,9 @@ impl Broker for KafkaBroker {
         Arc::new(capabilities(&self.hub.config))
     }
 
-    async fn subscribe(&self, _request: SubscribeRequest) -> Result<Subscribed> {
-        self.hub.open()?;
-        Err(Error::unsupported(NO_RECEIVING).with_operation("subscribe").with_broker(BROKER))
+    async fn subscribe(&self, request: SubscribeRequest) -> Result<Subscribed> {
+        let named = |error: Error| error.with_operation("subscribe").with_broker(BROKER);
+        subscribe::subscribe(&self.hub, request).await.map_err(named)
     }
 
     fn admin(&self) -> &dyn Admin {
@@ -191,22 +193,10 @@ fn capabilities(config: &KafkaConfig) -> Capabilities {
     can.max_message_bytes = Some(config.max_message_bytes().saturating_sub(RESERVE));
     can.max_batch = 1_000;
     can.max_flights = 8;
-    for receiving in [
-        &mut can.at_least_once,
-        &mut can.fan_out,
-        &mut can.start_earliest,
-        &mut can.start_at_time,
-        &mut can.start_at_offset,
-        &mut can.dead_letters,
-        &mut can.visible_loss,
-    ] {
-        *receiving = Support::refused(NO_RECEIVING);
-    }
-    for half in [&mut can.order, &mut can.queue] {
-        *half = Support::limited("published to; this adapter does not receive yet");
-    }
     can.lag = Support::limited("what is not committed; what members hold is among it");
     can.exact_attempts = false;
+    can.replay_window = consumer::REPLAY_WINDOW;
+    can.handover = HANDOVER;
     can
 }
 
@@ -224,8 +214,6 @@ impl fmt::Debug for KafkaNative {
 
 #[cfg(test)]
 mod tests {
-    use posthaste_core::Promise;
-
     use super::*;
     use crate::convert;
 
@@ -243,13 +231,9 @@ mod tests {
     }
 
     #[test]
-    fn nothing_that_needs_receiving_is_promised() {
+    fn how_much_a_crash_loses_is_told() {
         let can = capabilities(&KafkaConfig::new("h"));
-        for promise in [Promise::P5, Promise::P8, Promise::P9, Promise::P11, Promise::P12] {
-            let error = can.promise(promise).require("it").unwrap_err();
-            assert!(error.to_string().contains(NO_RECEIVING), "{promise:?}: {error}");
-        }
-        assert!(can.range.is_kept() && can.seek.is_kept() && can.purge.is_kept());
+        assert_eq!(can.durability, Durability::Server { loss_window: Some(SYNC_INTERVAL) });
         let replicated = capabilities(&KafkaConfig::new("h").replicas(3));
         assert_eq!(replicated.durability, Durability::Server { loss_window: None });
     }

@@ -9,6 +9,7 @@ use rdkafka::message::{BorrowedHeaders, Header, Headers, OwnedHeaders};
 use smallvec::SmallVec;
 
 use crate::error::BROKER;
+use crate::private::Copy;
 
 /// The extension that a record without a value has as an envelope; its payload is empty then. In a
 /// compacted topic such a record deletes its key, which an empty value does not, so consumers have
@@ -45,6 +46,26 @@ pub(crate) fn letter_headers(letter: &DeadLetter) -> OwnedHeaders {
         all.add(name, text.as_bytes());
     });
     all.0.unwrap_or_default()
+}
+
+/// All headers of a copy that waits: those of its message, and how it is to be delivered.
+pub(crate) fn copy_headers(copy: &Copy<'_>) -> OwnedHeaders {
+    let mut all = Adding(Some(headers(copy.envelope)));
+    if copy.attempts > 0 {
+        all.add(wire::ATTEMPT, copy.attempts.to_string().as_bytes());
+    }
+    if let Some(due) = copy.due {
+        all.add(wire::DELIVER_AT, due.to_string().as_bytes());
+    }
+    all.0.unwrap_or_default()
+}
+
+/// What the headers of a copy say: the deliveries before it, and when it is due.
+pub(crate) fn waits(headers: Option<&BorrowedHeaders>) -> (u32, Option<Timestamp>) {
+    let text = |name| std::str::from_utf8(header(headers, name)?).ok();
+    let attempts = text(wire::ATTEMPT).and_then(|text| text.parse().ok());
+    let due = text(wire::DELIVER_AT).and_then(|text| text.parse().ok());
+    (attempts.unwrap_or(0), due)
 }
 
 /// Headers that are being written; the client's type is given away and taken back for each.
@@ -140,7 +161,7 @@ pub(crate) fn letter(
 }
 
 /// The last header of that name, as for the marks that copies of this library carry.
-pub(crate) fn header<'a>(headers: Option<&'a BorrowedHeaders>, name: &str) -> Option<&'a [u8]> {
+fn header<'a>(headers: Option<&'a BorrowedHeaders>, name: &str) -> Option<&'a [u8]> {
     let headers = headers?;
     (0..headers.count()).rev().find_map(|at| {
         let (found, value) = raw(headers, at)?;

@@ -8,20 +8,18 @@ mod config;
 mod connect;
 mod consumer;
 mod context;
-#[cfg_attr(not(test), expect(dead_code, reason = "some of it is for receiving"))]
 mod convert;
 mod error;
 mod groups;
 mod hub;
 mod names;
+mod private;
 mod producer;
 mod properties;
 mod publish;
 mod settle;
-#[expect(dead_code, reason = "the broker's handle starts subscriptions once it is switched")]
 mod subscribe;
 mod topology;
-#[cfg_attr(not(test), expect(dead_code, reason = "most of it is for receiving"))]
 mod tracker;
 mod worker;
 

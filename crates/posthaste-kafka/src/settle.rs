@@ -1,7 +1,7 @@
 //! Settling: verdicts change the books at once; the broker learns of them by the next commit.
 //!
-//! What fails comes again from memory, however long the delay is: a partition with too much of
-//! that is read no further. What is given up is stored as a dead letter first.
+//! What fails comes again from memory if that is soon. Else a copy goes to the private topic of the
+//! group, and what is given up is stored as a dead letter: both before the message is settled.
 
 use std::fmt;
 use std::sync::Arc;
@@ -11,7 +11,9 @@ use async_trait::async_trait;
 use posthaste_core::broker::{
     Confirmation, Extended, SettleOutcome, SettleReport, Settlement, Settler, Token, Verdict,
 };
-use posthaste_core::{Cause, DeadLetter, Error, ErrorKind, Result};
+use posthaste_core::{
+    Cause, DeadLetter, Error, ErrorKind, GroupName, Result, Timestamp, TopicName,
+};
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -19,6 +21,7 @@ use crate::completion::{Fate, Waiting};
 use crate::consumer::Shared;
 use crate::error::BROKER;
 use crate::hub::Hub;
+use crate::private::{self, Copy};
 use crate::producer::Record;
 use crate::{convert, error, names};
 
@@ -31,11 +34,53 @@ const SHORT_CAUSE: usize = 100;
 pub(crate) struct KafkaSettler {
     hub: Arc<Hub>,
     shared: Arc<Shared>,
+    /// Without one, there is no private topic.
+    group: Option<GroupName>,
 }
 
 impl KafkaSettler {
-    pub(crate) const fn new(hub: Arc<Hub>, shared: Arc<Shared>) -> Self {
-        Self { hub, shared }
+    pub(crate) const fn new(hub: Arc<Hub>, shared: Arc<Shared>, group: Option<GroupName>) -> Self {
+        Self { hub, shared, group }
+    }
+
+    /// Stores copies in the private topics, then settles their messages. What cannot be stored
+    /// waits in memory.
+    async fn put_off(
+        &self,
+        batch: &[Settlement],
+        copies: &[(usize, Duration)],
+        report: &mut SettleReport,
+    ) {
+        let Some(group) = &self.group else { return };
+        let (now, time) = (Instant::now(), Timestamp::now());
+        let mut topics: Vec<(&TopicName, Vec<PutOff<'_>>)> = Vec::new();
+        for (index, delay) in copies {
+            let Some(Settlement { token, verdict, .. }) = batch.get(*index) else { continue };
+            let (Verdict::Requeue(parcel) | Verdict::After(_, parcel)) = verdict else { continue };
+            let due = (!delay.is_zero()).then(|| time + *delay);
+            let copy = Copy { envelope: &parcel.envelope, attempts: parcel.attempt, due };
+            let one = (*index, token, *delay, copy);
+            let topic = parcel.lane.topic();
+            match topics.iter_mut().find(|(of, _)| *of == topic) {
+                Some((_, all)) => all.push(one),
+                None => topics.push((topic, vec![one])),
+            }
+        }
+        for (topic, all) in topics {
+            let copies: Vec<_> = all.iter().map(|(.., copy)| *copy).collect();
+            let outcomes = private::store(&self.hub, topic, group, &copies).await;
+            for ((index, token, delay, _), outcome) in all.into_iter().zip(outcomes) {
+                match outcome {
+                    Ok(()) if self.shared.buried(token) => {}
+                    Ok(()) => report.except(index, SettleOutcome::LeaseLost),
+                    Err(error) => {
+                        tracing::debug!(%topic, %error, "a copy was not stored");
+                        let left = (now + delay).saturating_duration_since(Instant::now());
+                        self.shared.keep(token, left);
+                    }
+                }
+            }
+        }
     }
 
     /// Stores dead letters, then settles their messages.
@@ -105,6 +150,9 @@ impl Settler for KafkaSettler {
         if !open.letters.is_empty() {
             self.bury(batch, &open.letters, &mut report).await;
         }
+        if !open.copies.is_empty() {
+            self.put_off(batch, &open.copies, &mut report).await;
+        }
         if confirmation == Confirmation::Broker {
             let settled = batch.iter().enumerate().filter(|(index, settlement)| {
                 matches!(settlement.verdict, Verdict::Ack) && !open.lost.contains(index)
@@ -120,6 +168,9 @@ impl Settler for KafkaSettler {
         Ok(Extended::except(self.shared.extend(tokens)))
     }
 }
+
+/// A message that waits for long: its place in the batch, its token, how long, its copy.
+type PutOff<'a> = (usize, &'a Token, Duration, Copy<'a>);
 
 /// Hands a letter to the client. Its fate is told to `waiting`.
 async fn send(
@@ -182,7 +233,7 @@ impl fmt::Debug for KafkaSettler {
 
 #[cfg(test)]
 mod tests {
-    use posthaste_core::{Envelope, GroupName, Reason, TopicName};
+    use posthaste_core::{Envelope, Reason};
 
     use super::*;
 

@@ -9,7 +9,9 @@ use std::time::Duration;
 use posthaste_core::broker::{
     Credit, Order, Polled, Received, Settler, SubscribeRequest, Subscribed, SubscriptionDriver,
 };
-use posthaste_core::{Error, ErrorKind, GroupName, Result, TopicName, TopicSpec, Topology};
+use posthaste_core::{
+    Error, ErrorKind, GroupName, Result, Timestamp, TopicName, TopicSpec, Topology,
+};
 use rdkafka::admin::{NewTopic, TopicReplication};
 use rdkafka::error::RDKafkaErrorCode;
 use tokio::sync::oneshot;
@@ -17,10 +19,11 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::consumer::{self, Job, Shared, Wish};
+use crate::consumer::{self, Hop, Job, Private, Shared, Topics, Wish};
 use crate::error::{self, BROKER};
 use crate::hub::Hub;
 use crate::names::{self, QUEUE_GROUP};
+use crate::private::{self, Copy};
 use crate::properties::Role;
 use crate::settle::KafkaSettler;
 use crate::topology::{self, Found};
@@ -41,18 +44,22 @@ pub(crate) async fn subscribe(hub: &Arc<Hub>, request: SubscribeRequest) -> Resu
     hub.open()?;
     check(&request)?;
     let until = hub.deadline();
-    let mut found = Vec::with_capacity(request.topics.len());
+    let mut plans = Vec::with_capacity(request.topics.len());
     for topic in &request.topics {
         let plan = plan(hub, topic, &request, until).await;
-        found.push(plan.map_err(|error| error.with_topic(topic))?);
+        plans.push(plan.map_err(|error| error.with_topic(topic))?);
     }
-    let shared = Arc::new(Shared::new(found.len(), request.lease, request.mode));
+    // A copy that waits elsewhere is overtaken, so what is ordered waits in memory.
+    let spills = |plan: &Plan| plan.private.is_some() && request.order == Order::None;
+    let spills: Vec<_> = plans.iter().map(spills).collect();
+    let shared = Arc::new(Shared::new(&spills, request.lease, request.mode));
     // From here on, whatever is started ends with the driver.
-    let driver = Driver { hub: Arc::clone(hub), shared: Arc::clone(&shared) };
+    let group = request.group.clone();
+    let driver = Driver { hub: Arc::clone(hub), shared: Arc::clone(&shared), group };
     let until = Instant::now() + hub.config.request_timeout + STARTING;
-    let mut started = VecDeque::with_capacity(found.len());
-    for (source, (topic, found)) in request.topics.iter().zip(found).enumerate() {
-        let job = job(hub, &request, (source, topic, found), &shared, until);
+    let mut started = VecDeque::with_capacity(plans.len());
+    for (source, (topic, plan)) in request.topics.iter().zip(plans).enumerate() {
+        let job = job(hub, &request, (source, topic, plan), &shared, until);
         started.push_back((topic, start(hub, job)?));
     }
     while let Some((topic, told)) = started.pop_front() {
@@ -80,13 +87,20 @@ fn check(request: &SubscribeRequest) -> Result<()> {
     Ok(())
 }
 
+/// A topic as it can be read.
+struct Plan {
+    found: Found,
+    /// The private topic of the group, if it is there.
+    private: Option<Private>,
+}
+
 /// Finds a topic, or creates a plain one, and makes sure that it can be read as asked.
 async fn plan(
     hub: &Hub,
     topic: &TopicName,
     request: &SubscribeRequest,
     until: Instant,
-) -> Result<Found> {
+) -> Result<Plan> {
     let found = match topology::find(hub, topic, until).await {
         Err(error)
             if error.kind() == ErrorKind::NotFound
@@ -110,12 +124,24 @@ async fn plan(
         return Err(Error::unsupported("order per key: the topic was not created as ordered")
             .with_broker(BROKER));
     }
-    if let Some(group) = &request.group
-        && request.topology == Topology::Create
-    {
-        create_letters(hub, &names::dead_letter_topic(topic, group), until).await?;
+    let mut private = None;
+    if let Some(group) = &request.group {
+        if request.topology == Topology::Create {
+            create_letters(hub, &names::dead_letter_topic(topic, group), until).await?;
+            private::ensure(hub, topic, group, until).await?;
+        }
+        let name = names::retry_topic(topic, group);
+        private = match hub.find(&name, until).await {
+            Ok(known) => Some(Private { name, partitions: known.partitions }),
+            Err(error)
+                if error.kind() == ErrorKind::NotFound && request.topology != Topology::Create =>
+            {
+                None
+            }
+            Err(error) => return Err(error),
+        };
     }
-    Ok(found)
+    Ok(Plan { found, private })
 }
 
 /// Creates the topic for dead letters unless it is there. Compaction keeps each letter until it is
@@ -137,7 +163,7 @@ async fn create_letters(hub: &Hub, name: &str, until: Instant) -> Result<()> {
 fn job(
     hub: &Hub,
     request: &SubscribeRequest,
-    (source, topic, found): (usize, &TopicName, Found),
+    (source, topic, plan): (usize, &TopicName, Plan),
     shared: &Arc<Shared>,
     until: Instant,
 ) -> Job {
@@ -155,9 +181,8 @@ fn job(
         signs: Arc::clone(&hub.signs),
         shared: Arc::clone(shared),
         source,
-        topic: topic.clone(),
-        name: found.native,
-        partitions: found.partitions,
+        topics: Topics { topic: topic.clone(), main: plan.found.native, private: plan.private },
+        partitions: plan.found.partitions,
         group: request.group.clone(),
         start: request.start,
         topology: request.topology,
@@ -170,22 +195,56 @@ fn job(
 fn start(hub: &Arc<Hub>, job: Job) -> Result<oneshot::Receiver<Result<()>>> {
     let (tell, told) = oneshot::channel();
     let (ended, shared) = (CancellationToken::new(), Arc::clone(&job.shared));
+    let (source, topic, group) = (job.source, job.topics.topic.clone(), job.group.clone());
     consumer::spawn(job, tell, ended.clone())?;
-    let closed = Arc::clone(hub);
-    hub.tasks.spawn(async move {
+    let hub = Arc::clone(hub);
+    let tasks = hub.tasks.clone();
+    tasks.spawn(async move {
         tokio::select! {
             () = ended.cancelled() => return,
-            () = closed.closing() => shared.wish(Wish::Drop),
+            () = hub.closing() => shared.wish(Wish::Drop),
+            () = bring(&hub, &shared, source, &topic, group.as_ref()) => {}
         }
         ended.cancelled().await;
     });
     Ok(told)
 }
 
+/// Brings copies of what waits for long to the private topic, for as long as it is polled.
+async fn bring(
+    hub: &Hub,
+    shared: &Shared,
+    source: usize,
+    topic: &TopicName,
+    group: Option<&GroupName>,
+) {
+    let Some(group) = group else { return std::future::pending().await };
+    loop {
+        let hops = shared.hops(source).await;
+        let copies: Vec<_> = hops.iter().map(copy).collect();
+        let outcomes = private::store(hub, topic, group, &copies).await;
+        for (hop, outcome) in hops.iter().zip(outcomes) {
+            match outcome {
+                Ok(()) => drop(shared.buried(&hop.token)),
+                Err(error) => {
+                    tracing::debug!(%topic, %error, "a copy was not stored");
+                    let left = hop.due.since(Timestamp::now());
+                    shared.stay(&hop.token, Instant::now() + left);
+                }
+            }
+        }
+    }
+}
+
+const fn copy(hop: &Hop) -> Copy<'_> {
+    Copy { envelope: &hop.envelope, attempts: hop.attempts, due: Some(hop.due) }
+}
+
 /// The source of a subscription's batches.
 struct Driver {
     hub: Arc<Hub>,
     shared: Arc<Shared>,
+    group: Option<GroupName>,
 }
 
 impl SubscriptionDriver for Driver {
@@ -203,7 +262,8 @@ impl SubscriptionDriver for Driver {
     }
 
     fn settler(&self) -> Arc<dyn Settler> {
-        Arc::new(KafkaSettler::new(Arc::clone(&self.hub), Arc::clone(&self.shared)))
+        let (hub, shared) = (Arc::clone(&self.hub), Arc::clone(&self.shared));
+        Arc::new(KafkaSettler::new(hub, shared, self.group.clone()))
     }
 }
 

@@ -349,7 +349,7 @@ async fn setting<const N: usize>(
 }
 
 /// Waits until the topic can be used: whoever made it only told the controller.
-async fn wait_for_leaders(hub: &Hub, native: &str, until: Instant) -> Result<()> {
+pub(crate) async fn wait_for_leaders(hub: &Hub, native: &str, until: Instant) -> Result<()> {
     loop {
         let name = native.to_owned();
         let is_led = select(hub, Some(name.clone()), until, move |topic| {

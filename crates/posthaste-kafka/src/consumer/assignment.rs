@@ -4,11 +4,12 @@ use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::sync::Arc;
 
-use posthaste_core::Envelope;
 use posthaste_core::broker::{Attempt, Lane, Position, Received, Token};
+use posthaste_core::{Envelope, Timestamp};
 use tokio::time::Instant;
 
 use super::arrived::Arrived;
+use crate::private;
 use crate::tracker::{Known, Progress, Tracker};
 
 /// How many topics one subscription may have: tokens name them in twelve bits.
@@ -58,6 +59,8 @@ enum Whereabouts {
     Out(Instant),
     /// Waits here for its next delivery.
     Held,
+    /// A copy of it is on its way to the private topic.
+    Moving,
     /// Given back while the partition goes: the next owner gets it.
     Back,
 }
@@ -67,9 +70,31 @@ enum Whereabouts {
 struct Record {
     envelope: Envelope,
     position: Position,
+    /// Which delivery it is, or will be next.
     attempt: u32,
     handout: u16,
     at: Whereabouts,
+}
+
+/// What is to be done with a record that came.
+#[derive(Debug)]
+pub(super) enum Next {
+    /// To be handed out.
+    HandOut(Received),
+    /// It waits here until then.
+    Wait(Instant, u64),
+    /// It waits longer than is waited for here.
+    Move(Hop),
+}
+
+/// A record of which a copy goes to the private topic.
+#[derive(Debug)]
+pub(crate) struct Hop {
+    pub(crate) token: Token,
+    pub(crate) envelope: Envelope,
+    /// Deliveries so far.
+    pub(crate) attempts: u32,
+    pub(crate) due: Timestamp,
 }
 
 /// A partition from its assignment until it goes.
@@ -81,8 +106,11 @@ pub(super) struct Partition {
     pub(super) tracker: Tracker,
     records: HashMap<u64, Record>,
     out: usize,
+    moving: usize,
     /// Records that came while only one may be out.
     pub(super) waiting: VecDeque<Arrived>,
+    /// Records of the private topic whose time in this partition is not over. The first is the next.
+    pub(super) parked: VecDeque<Arrived>,
     /// Where the client reads on.
     pub(super) fetched: i64,
     /// The client was told to stop reading it.
@@ -111,24 +139,71 @@ impl Partition {
             tracker,
             records: HashMap::new(),
             out: 0,
+            moving: 0,
             waiting: VecDeque::new(),
+            parked: VecDeque::new(),
             is_paused: false,
             is_stalled: false,
             is_dirty: false,
         }
     }
 
+    pub(super) const fn number(&self) -> i32 {
+        self.number
+    }
+
     /// A record came. `None` if it was settled before, or came before.
-    pub(super) fn add(&mut self, arrived: Arrived, now: Instant) -> Option<Received> {
+    pub(super) fn add(&mut self, arrived: Arrived, now: Instant) -> Option<Next> {
         self.is_dirty = true;
         let Known::New { sequence, attempt } = self.tracker.add(arrived.offset, now) else {
             return None;
         };
-        let Arrived { envelope, position, .. } = arrived;
-        let record = Record { envelope, position, attempt, handout: 0, at: Whereabouts::Buffered };
-        let received = self.received(sequence, &record);
+        let Arrived { envelope, position, attempts, due, .. } = arrived;
+        let attempt = attempts.saturating_add(attempt);
+        let at = Whereabouts::Buffered;
+        let mut record = Record { envelope, position, attempt, handout: 0, at };
+        let left = due.map(|due| (due, due.since(Timestamp::now())));
+        let next = match left.filter(|(_, left)| !left.is_zero()) {
+            None => Next::HandOut(self.received(sequence, &record)),
+            Some((_, left)) if left <= private::IN_MEMORY => {
+                record.at = Whereabouts::Held;
+                Next::Wait(now + left, sequence)
+            }
+            Some((due, _)) => Next::Move(self.hop(sequence, &mut record, due)),
+        };
         self.records.insert(sequence, record);
-        Some(received)
+        Some(next)
+    }
+
+    /// A copy of a record that waits here goes to the private topic. `None` if it does not wait.
+    pub(super) fn spill(&mut self, sequence: u64, due: Timestamp) -> Option<Hop> {
+        let mut record = self.records.remove(&sequence)?;
+        let held = record.at == Whereabouts::Held;
+        let hop = held.then(|| self.hop(sequence, &mut record, due));
+        self.records.insert(sequence, record);
+        hop
+    }
+
+    fn hop(&mut self, sequence: u64, record: &mut Record, due: Timestamp) -> Hop {
+        record.at = Whereabouts::Moving;
+        self.moving += 1;
+        Hop {
+            token: self.place(record).token(sequence),
+            envelope: record.envelope.clone(),
+            attempts: record.attempt.saturating_sub(1),
+            due,
+        }
+    }
+
+    /// The copy was not stored: the record waits here. Whether it does.
+    pub(super) fn stay(&mut self, sequence: u64) -> bool {
+        let Some(record) = self.records.get_mut(&sequence) else { return false };
+        if record.at != Whereabouts::Moving {
+            return false;
+        }
+        record.at = Whereabouts::Held;
+        self.moving -= 1;
+        true
     }
 
     /// Hands a record out once more, if it still waits for that.
@@ -138,20 +213,23 @@ impl Partition {
             return None;
         }
         record.at = Whereabouts::Buffered;
-        record.attempt = record.attempt.saturating_add(1);
         record.handout = record.handout.wrapping_add(1);
         let record = self.records.get(&sequence)?;
         Some(self.received(sequence, record))
     }
 
-    fn received(&self, sequence: u64, record: &Record) -> Received {
-        let place = Place {
+    const fn place(&self, record: &Record) -> Place {
+        Place {
             source: self.source,
             partition: self.number,
             life: self.life,
             handout: record.handout,
-        };
-        Received::new(record.envelope.clone(), place.token(sequence), Arc::clone(&self.lane))
+        }
+    }
+
+    fn received(&self, sequence: u64, record: &Record) -> Received {
+        let token = self.place(record).token(sequence);
+        Received::new(record.envelope.clone(), token, Arc::clone(&self.lane))
             // What was out when an owner ended without a word is an estimate.
             .with_attempt(Attempt::approximate(record.attempt))
             .with_position(record.position)
@@ -171,8 +249,10 @@ impl Partition {
     /// The record is settled, wherever it is. `false` if it was already.
     pub(super) fn settle(&mut self, sequence: u64) -> bool {
         let Some(record) = self.records.remove(&sequence) else { return false };
-        if let Whereabouts::Out(_) = record.at {
-            self.out -= 1;
+        match record.at {
+            Whereabouts::Out(_) => self.out -= 1,
+            Whereabouts::Moving => self.moving -= 1,
+            Whereabouts::Buffered | Whereabouts::Held | Whereabouts::Back => {}
         }
         self.is_dirty = true;
         self.tracker.settle(sequence)
@@ -192,6 +272,7 @@ impl Partition {
             && let Whereabouts::Out(_) = record.at
         {
             record.at = if goes { Whereabouts::Back } else { Whereabouts::Held };
+            record.attempt = record.attempt.saturating_add(1);
             self.out -= 1;
         }
     }
@@ -214,9 +295,16 @@ impl Partition {
         ended
     }
 
-    /// How many records core has.
-    pub(super) const fn out(&self) -> usize {
-        self.out
+    /// How many records are not here: with core, or on their way to the private topic.
+    pub(super) const fn away(&self) -> usize {
+        self.out + self.moving
+    }
+
+    /// Whether no more may be read for now, because much of it is on its way elsewhere or waits.
+    pub(super) fn is_full(&self) -> bool {
+        /// As many as travel well in one go.
+        const MOST: usize = 512;
+        self.moving >= MOST || !self.parked.is_empty() || !self.waiting.is_empty()
     }
 
     /// What is to be committed now. `clean`: it ends, and nothing of it is handed out any more.
@@ -252,11 +340,13 @@ mod tests {
 
     fn arrived(offset: i64) -> Arrived {
         let envelope = Envelope::builder("test").source("/it").build().unwrap();
-        Arrived { partition: 3, offset, envelope, position: Position::default() }
+        let (position, attempts) = (Position::default(), 0);
+        Arrived { partition: 3, offset, envelope, position, attempts, due: None, released: None }
     }
 
     fn come(partition: &mut Partition, offset: i64) -> Token {
-        let received = partition.add(arrived(offset), Instant::now()).unwrap();
+        let next = partition.add(arrived(offset), Instant::now());
+        let Some(Next::HandOut(received)) = next else { unreachable!("{next:?}") };
         assert!(partition.hand_out(received.token.sequence, Instant::now()));
         received.token
     }
@@ -275,9 +365,9 @@ mod tests {
         let tokens: Vec<_> = (100..103).map(|offset| come(&mut partition, offset)).collect();
         assert!(partition.settle(tokens[2].sequence) && partition.settle(tokens[1].sequence));
         assert!(!partition.settle(tokens[1].sequence));
-        assert_eq!((partition.progress(false).watermark, partition.out()), (100, 1));
+        assert_eq!((partition.progress(false).watermark, partition.out), (100, 1));
         assert!(partition.settle(tokens[0].sequence));
-        assert_eq!((partition.progress(true).watermark, partition.out()), (103, 0));
+        assert_eq!((partition.progress(true).watermark, partition.out), (103, 0));
     }
 
     #[test]
@@ -297,7 +387,7 @@ mod tests {
         // But a late acknowledgement completes the message.
         assert!(partition.settle(first.sequence));
         assert!(!partition.holds(Place::of(&again.token), first.sequence));
-        assert_eq!(partition.out(), 0);
+        assert_eq!(partition.out, 0);
     }
 
     #[test]
@@ -307,7 +397,7 @@ mod tests {
         let later = Instant::now() + Duration::from_secs(5);
         partition.extend(second.sequence, later);
         assert_eq!(partition.end_leases(Instant::now()), [first.sequence]);
-        assert_eq!(partition.out(), 1);
+        assert_eq!(partition.out, 1);
         assert_eq!(partition.end_leases(later), [second.sequence]);
         assert!(partition.end_leases(later).is_empty());
     }
@@ -320,6 +410,56 @@ mod tests {
         assert!(partition.again(token.sequence).is_none());
         let progress = partition.progress(true);
         assert_eq!((progress.watermark, progress.clean), (100, true));
+    }
+
+    fn waits(partition: &mut Partition, offset: i64, left: Duration) -> Next {
+        let mut copy = arrived(offset);
+        (copy.attempts, copy.due) = (2, Some(Timestamp::now() + left));
+        partition.add(copy, Instant::now()).unwrap()
+    }
+
+    #[test]
+    fn a_copy_is_handed_out_when_it_is_due_and_counts_what_was_before() {
+        let mut partition = partition();
+        let Next::HandOut(received) = waits(&mut partition, 100, Duration::ZERO) else {
+            unreachable!("it is due")
+        };
+        assert_eq!(received.attempt.count, 3);
+        let Next::Wait(until, sequence) = waits(&mut partition, 101, Duration::from_secs(20))
+        else {
+            unreachable!("it is due soon")
+        };
+        assert!(until > Instant::now() && partition.away() == 0);
+        assert_eq!(partition.again(sequence).unwrap().attempt.count, 3);
+    }
+
+    #[test]
+    fn what_is_due_late_moves_on_and_is_settled_when_it_has() {
+        let mut partition = partition();
+        let Next::Move(hop) = waits(&mut partition, 100, Duration::from_secs(90)) else {
+            unreachable!("it is due late")
+        };
+        assert_eq!((hop.attempts, partition.away(), partition.out), (2, 1, 0));
+        assert_eq!(partition.progress(false).watermark, 100);
+        assert!(partition.settle(hop.token.sequence));
+        assert_eq!((partition.progress(false).watermark, partition.away()), (101, 0));
+        assert!(!partition.stay(hop.token.sequence));
+        // What cannot move waits here.
+        let Next::Move(hop) = waits(&mut partition, 101, Duration::from_secs(90)) else {
+            unreachable!("it is due late")
+        };
+        assert!(partition.stay(hop.token.sequence) && partition.away() == 0);
+        assert_eq!(partition.again(hop.token.sequence).unwrap().attempt.count, 3);
+    }
+
+    #[test]
+    fn what_failed_and_waits_can_spill() {
+        let mut partition = partition();
+        let (held, out) = (come(&mut partition, 100), come(&mut partition, 101));
+        partition.take_back(held.sequence, false);
+        let hop = partition.spill(held.sequence, Timestamp::now()).unwrap();
+        assert_eq!((hop.attempts, partition.away()), (1, 2));
+        assert!(partition.spill(out.sequence, Timestamp::now()).is_none());
     }
 
     #[test]

@@ -3,14 +3,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use posthaste_core::broker::{DeliveryMode, DriverEvent, Lane, LaneState};
-use posthaste_core::{Error, ErrorKind, Result, TopicName};
+use posthaste_core::broker::{DeliveryMode, DriverEvent, Lane, LaneState, Token};
+use posthaste_core::{Error, ErrorKind, Result, Timestamp, TopicName};
 use tokio::time::Instant;
 
-use super::assignment::Partition;
+use super::arrived::Arrived;
+use super::assignment::{Next, Partition, Place};
 use super::commit::Entry;
-use super::shared::{Ask, Shared, Wish};
+use super::shared::{Ask, Shared, State, Wish};
 use super::start::Beginning;
+use super::topics;
 use crate::error::BROKER;
 use crate::tracker::Cap;
 
@@ -47,7 +49,10 @@ impl Shared {
                 let at = tracker.position();
                 tracing::warn!(%topic, number, at, "members ended here: one message at a time");
             }
-            let lane = Arc::new(Lane::new(topic.clone(), u32::try_from(number).ok()));
+            // The private topic is no partition of the one that was asked for.
+            let of_topic = topics::private(number).is_none();
+            let shown = u32::try_from(number).ok().filter(|_| of_topic);
+            let lane = Arc::new(Lane::new(topic.clone(), shown));
             let life = state.next_life(source, number);
             let mut partition = Partition::new(Arc::clone(&lane), source, number, life, tracker);
             entries.push(Entry::of(number, &partition.progress(false)));
@@ -61,33 +66,42 @@ impl Shared {
         entries
     }
 
-    /// Partitions go to others: nothing of them is handed out any more.
+    /// Partitions go to others: nothing of them is handed out any more. What failed and waits goes
+    /// to the private topic where it can, so that its attempts are not forgotten.
     pub(super) fn drain(&self, source: usize, partitions: &[i32], until: Instant) {
+        let (now, time) = (Instant::now(), Timestamp::now());
         let mut state = self.lock();
         for number in partitions {
             if self.mode == DeliveryMode::AtLeastOnce {
                 state.drop_buffered(source, *number);
             }
             let Some(books) = state.sources.get_mut(source) else { continue };
-            books.held.forget(*number);
+            let held = books.held.take(*number);
             let Some(partition) = books.partitions.get_mut(number) else { continue };
+            if books.spills {
+                let due = |due: Instant| time + due.saturating_duration_since(now);
+                let hops = held.into_iter().filter_map(|(at, one)| partition.spill(one, due(at)));
+                books.hops.extend(hops);
+            }
             partition.lane.drain(until);
             partition.waiting.clear();
+            partition.parked.clear();
             let lane = Arc::clone(&partition.lane);
             state.tell(DriverEvent::LaneRevoked(lane));
         }
         drop(state);
+        self.move_on(source);
         self.wake_driver();
     }
 
-    /// How many records of the partitions core has.
-    pub(super) fn out(&self, source: usize, partitions: &[i32]) -> usize {
+    /// How many records of the partitions core has, or are on their way to the private topic.
+    pub(super) fn away(&self, source: usize, partitions: &[i32]) -> usize {
         let state = self.lock();
         let Some(books) = state.sources.get(source) else { return 0 };
         partitions
             .iter()
             .filter_map(|number| books.partitions.get(number))
-            .map(Partition::out)
+            .map(Partition::away)
             .sum()
     }
 
@@ -99,11 +113,9 @@ impl Shared {
                 state.drop_buffered(source, *number);
             }
             let Some(books) = state.sources.get_mut(source) else { continue };
-            books.held.forget(*number);
-            let of = |lane: &Lane| {
-                lane.partition().is_some_and(|of| i64::from(of) == i64::from(*number))
-            };
-            books.uncommitted.retain(|received| !of(&received.lane));
+            books.held.take(*number);
+            books.hops.retain(|hop| Place::of(&hop.token).partition != *number);
+            books.uncommitted.retain(|one| Place::of(&one.token).partition != *number);
             let Some(partition) = books.partitions.remove(number) else { continue };
             let was_live = partition.lane.state() == LaneState::Live;
             partition.lane.lose();
@@ -220,10 +232,11 @@ impl Shared {
             let Some((number, sequence)) = books.held.pop(now) else { break };
             let partition = books.partitions.get_mut(&number);
             if let Some(received) = partition.and_then(|partition| partition.again(sequence)) {
-                state.buffer(received);
+                state.give(source, received, self.mode);
                 brought = true;
             }
         }
+        brought |= self.bring_released(state, source, now);
         let Some(books) = state.sources.get_mut(source) else { return false };
         for partition in books.partitions.values_mut() {
             if partition.waiting.is_empty() || partition.lane.state() != LaneState::Live {
@@ -231,20 +244,70 @@ impl Shared {
             }
             while !(partition.tracker.is_alone() && partition.tracker.outstanding() > 0) {
                 let Some(next) = partition.waiting.pop_front() else { break };
-                if let Some(received) = partition.add(next, now) {
-                    if self.mode == DeliveryMode::AtMostOnce {
-                        partition.settle(received.token.sequence);
+                match partition.add(next, now) {
+                    None => {}
+                    Some(Next::Wait(due, one)) => books.held.add(due, partition.number(), one),
+                    Some(Next::Move(hop)) => books.hops.push(hop),
+                    Some(Next::HandOut(received)) => {
+                        if let Some((offset, ends)) = partition.tracker.killer() {
+                            let topic = partition.lane.topic();
+                            tracing::warn!(%topic, offset, ends, "members ended with this message");
+                        }
+                        if self.mode == DeliveryMode::AtMostOnce {
+                            partition.settle(received.token.sequence);
+                        }
+                        books.uncommitted.push(received);
                     }
-                    books.uncommitted.push(received);
                 }
             }
         }
-        let uncommitted = !books.uncommitted.is_empty();
+        let (uncommitted, moves) = (!books.uncommitted.is_empty(), !books.hops.is_empty());
         drop(guard);
+        if moves {
+            self.move_on(source);
+        }
         if brought {
             self.wake_driver();
         }
         uncommitted
+    }
+
+    /// Takes in what was parked and whose time in its partition is over. Whether it was anything.
+    fn bring_released(&self, state: &mut State, source: usize, now: Instant) -> bool {
+        let time = Timestamp::now();
+        let mut brought = false;
+        while let Some(books) = state.sources.get_mut(source) {
+            let is_released = |one: &Arrived| one.released.is_none_or(|released| released <= time);
+            let mut parked = books.partitions.values_mut().filter_map(|partition| {
+                let is_live = partition.lane.state() == LaneState::Live;
+                let first = partition.parked.front().filter(|one| is_live && is_released(one));
+                first.is_some().then_some(partition)
+            });
+            let Some(number) = parked.next().map(|partition| partition.number()) else { break };
+            if !state.take_credit() {
+                break;
+            }
+            let Some(books) = state.sources.get_mut(source) else { break };
+            let partition = books.partitions.get_mut(&number);
+            let Some(one) = partition.and_then(|one| one.parked.pop_front()) else { break };
+            if !state.take_in(source, one, now, self.mode) {
+                state.return_credit();
+            }
+            brought = true;
+        }
+        brought
+    }
+
+    /// The copy was not stored: the message waits here, until then.
+    pub(crate) fn stay(&self, token: &Token, due: Instant) {
+        let mut state = self.lock();
+        let place = Place::of(token);
+        let stays = state.partition(place).is_some_and(|partition| partition.stay(token.sequence));
+        if stays && let Some(books) = state.sources.get_mut(place.source) {
+            books.held.add(due, place.partition, token.sequence);
+        }
+        drop(state);
+        self.ring(place.source);
     }
 
     /// Takes back what core has had for longer than its lease: it comes again.
@@ -272,7 +335,7 @@ impl Shared {
         let Some(books) = state.sources.get_mut(source) else { return changes };
         for (number, partition) in &mut books.partitions {
             let full = partition.tracker.full(cap, now);
-            let stalled = full.is_some() || !partition.waiting.is_empty();
+            let stalled = full.is_some() || partition.is_full();
             if let Some(why) = full.filter(|_| !partition.is_stalled) {
                 let topic = partition.lane.topic();
                 let unsettled = partition.tracker.outstanding();
@@ -317,7 +380,7 @@ impl Shared {
 
     /// Waits until core has nothing of the partitions any more, or so long.
     pub(super) fn wait_for_return(&self, source: usize, partitions: &[i32], until: Instant) {
-        while self.wished() != Wish::Drop && self.out(source, partitions) > 0 {
+        while self.wished() != Wish::Drop && self.away(source, partitions) > 0 {
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return;

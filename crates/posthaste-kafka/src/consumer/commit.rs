@@ -9,9 +9,10 @@ use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _, ConsumerContext
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
+use super::topics::Topics;
 use crate::tracker::Progress;
 
-/// What is committed for one partition.
+/// What is committed for one partition, by its number in the row of [`Topics`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Entry {
     pub(super) partition: i32,
@@ -26,11 +27,11 @@ impl Entry {
     }
 }
 
-/// Commits for partitions of a topic. With [`CommitMode::Sync`] the thread stands still until the
+/// Commits for partitions. With [`CommitMode::Sync`] the thread stands still until the
 /// broker has answered.
 pub(super) fn commit<C: ConsumerContext>(
     consumer: &BaseConsumer<C>,
-    topic: &str,
+    topics: &Topics,
     entries: &[Entry],
     mode: CommitMode,
 ) -> Result<(), KafkaError> {
@@ -39,7 +40,8 @@ pub(super) fn commit<C: ConsumerContext>(
     }
     let mut list = TopicPartitionList::with_capacity(entries.len());
     for entry in entries {
-        let mut element = list.add_partition(topic, entry.partition);
+        let (topic, partition) = topics.place(entry.partition);
+        let mut element = list.add_partition(topic, partition);
         element.set_offset(Offset::Offset(entry.offset))?;
         if !entry.metadata.is_empty() {
             element.set_metadata(&entry.metadata);
@@ -64,13 +66,14 @@ pub(super) struct Committed {
 /// Asks what is committed for the partitions. Those without a commit are left out.
 pub(super) fn committed<C: ConsumerContext>(
     consumer: &BaseConsumer<C>,
-    topic: &str,
+    topics: &Topics,
     partitions: &[i32],
     limit: Duration,
 ) -> Result<Vec<Committed>, KafkaError> {
     let mut list = TopicPartitionList::with_capacity(partitions.len());
     for partition in partitions {
-        list.add_partition(topic, *partition);
+        let (topic, partition) = topics.place(*partition);
+        list.add_partition(topic, partition);
     }
     let list = consumer.committed_offsets(list, limit)?;
     let mut found = Vec::with_capacity(partitions.len());
@@ -78,7 +81,8 @@ pub(super) fn committed<C: ConsumerContext>(
         element.error()?;
         if let Offset::Offset(offset) = element.offset() {
             let progress = metadata.and_then(|text| Progress::decode(&text, offset));
-            found.push(Committed { partition: element.partition(), offset, progress });
+            let partition = topics.number(element.topic(), element.partition());
+            found.push(Committed { partition, offset, progress });
         }
     }
     Ok(found)

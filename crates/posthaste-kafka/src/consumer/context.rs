@@ -8,18 +8,19 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use posthaste_core::{ErrorKind, TopicName};
+use posthaste_core::ErrorKind;
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{
     BaseConsumer, CommitMode, Consumer as _, ConsumerContext, RebalanceProtocol,
 };
 use rdkafka::error::{KafkaError, KafkaResult};
-use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList, TopicPartitionListElem};
 use rdkafka::types::RDKafkaRespErr;
 use tokio::time::Instant;
 
 use super::shared::{Shared, Wish};
+use super::topics::Topics;
 use super::{commit, start};
 use crate::context::Signs;
 use crate::error;
@@ -32,9 +33,7 @@ pub(super) struct ReadContext {
     pub(super) signs: Arc<Signs>,
     pub(super) shared: Arc<Shared>,
     pub(super) source: usize,
-    pub(super) topic: TopicName,
-    /// The topic at the broker.
-    pub(super) name: String,
+    pub(super) topics: Topics,
     /// Where partitions start that have no commit.
     pub(super) starts: OnceLock<HashMap<i32, i64>>,
     /// How long partitions that go are waited for.
@@ -52,9 +51,9 @@ impl ReadContext {
     /// nothing is handed out any more.
     pub(super) fn commit(&self, consumer: &Reader, ending: &[i32]) -> Result<(), KafkaError> {
         let due = self.shared.take_due(self.source, ending, true);
-        let result = commit::commit(consumer, &self.name, &due.entries, CommitMode::Sync);
+        let result = commit::commit(consumer, &self.topics, &due.entries, CommitMode::Sync);
         if let Err(native) = &result {
-            tracing::debug!(topic = self.name, %native, "a commit failed");
+            tracing::debug!(topic = self.topics.main, %native, "a commit failed");
         }
         let told = match &result {
             Ok(()) => Ok(()),
@@ -92,24 +91,25 @@ impl ReadContext {
         let mut list = TopicPartitionList::with_capacity(partitions.len());
         if self.shared.wished() == Wish::Run && !partitions.is_empty() {
             let start_of = |partition| self.start_of(partition);
-            match start::begin(consumer, &self.name, partitions, start_of, until) {
+            match start::begin(consumer, &self.topics, partitions, start_of, until) {
                 Ok(beginnings) => {
                     for beginning in &beginnings {
                         let at = Offset::Offset(beginning.tracker.position());
-                        let added = list.add_partition_offset(&self.name, beginning.partition, at);
+                        let (topic, partition) = self.topics.place(beginning.partition);
+                        let added = list.add_partition_offset(topic, partition, at);
                         self.say(added);
                     }
-                    let entries = self.shared.assign(self.source, &self.topic, beginnings);
+                    let entries = self.shared.assign(self.source, &self.topics.topic, beginnings);
                     // From now on an end without a word shows. Should it fail, it is tried again
                     // with the next one.
                     let mode = CommitMode::Sync;
-                    if let Err(native) = commit::commit(consumer, &self.name, &entries, mode) {
-                        tracing::debug!(topic = self.name, %native, "a first commit failed");
+                    if let Err(native) = commit::commit(consumer, &self.topics, &entries, mode) {
+                        tracing::debug!(topic = self.topics.main, %native, "a first commit failed");
                         self.shared.commit_again(self.source, partitions);
                     }
                 }
                 Err(native) => {
-                    tracing::warn!(topic = self.name, %native, "partitions could not be begun");
+                    tracing::warn!(topic = self.topics.main, %native, "partitions could not be begun");
                     self.must_rejoin.store(true, Ordering::Relaxed);
                 }
             }
@@ -140,14 +140,23 @@ impl ReadContext {
     pub(super) fn list(&self, partitions: &[i32]) -> TopicPartitionList {
         let mut list = TopicPartitionList::with_capacity(partitions.len());
         for partition in partitions {
-            list.add_partition(&self.name, *partition);
+            let (topic, partition) = self.topics.place(*partition);
+            list.add_partition(topic, partition);
         }
         list
     }
 
+    fn numbers(&self, list: &TopicPartitionList) -> Vec<i32> {
+        list.elements().iter().map(|element| self.number(element)).collect()
+    }
+
+    fn number(&self, element: &TopicPartitionListElem<'_>) -> i32 {
+        self.topics.number(element.topic(), element.partition())
+    }
+
     pub(super) fn say(&self, done: KafkaResult<()>) {
         if let Err(native) = done {
-            tracing::warn!(topic = self.name, %native, "the consumer refused a call");
+            tracing::warn!(topic = self.topics.main, %native, "the consumer refused a call");
         }
     }
 }
@@ -168,8 +177,8 @@ impl ClientContext for ReadContext {
 impl ConsumerContext for ReadContext {
     fn rebalance(&self, consumer: &Reader, what: RDKafkaRespErr, list: &mut TopicPartitionList) {
         self.has_served.store(true, Ordering::Relaxed);
-        let partitions: Vec<_> = list.elements().iter().map(|found| found.partition()).collect();
-        tracing::debug!(topic = self.name, ?what, ?partitions, "partitions move");
+        let partitions = self.topics.with_private(self.numbers(list));
+        tracing::debug!(topic = self.topics.main, ?what, ?partitions, "partitions move");
         match what {
             RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => {
                 self.assign(consumer, &partitions);
@@ -182,7 +191,7 @@ impl ConsumerContext for ReadContext {
         self.has_served.store(true, Ordering::Relaxed);
         let failed = list.elements();
         let failed = failed.iter().filter(|element| result.is_err() || element.error().is_err());
-        let failed: Vec<_> = failed.map(|element| element.partition()).collect();
+        let failed: Vec<_> = failed.map(|element| self.number(element)).collect();
         if !failed.is_empty() {
             self.shared.commit_again(self.source, &failed);
         }

@@ -28,9 +28,12 @@ impl Held {
         self.due.first().map(|(due, ..)| *due)
     }
 
-    /// The partition is gone, and with it what waited of it.
-    pub(super) fn forget(&mut self, partition: i32) {
+    /// The partition is gone, and with it what waited of it: until when, and what.
+    pub(super) fn take(&mut self, partition: i32) -> Vec<(Instant, u64)> {
+        let of = self.due.iter().filter(|(_, of, _)| *of == partition);
+        let taken = of.map(|(due, _, sequence)| (*due, *sequence)).collect();
         self.due.retain(|(_, of, _)| *of != partition);
+        taken
     }
 }
 
@@ -47,7 +50,7 @@ mod tests {
         held.add(later, 0, 1);
         held.add(now, 1, 2);
         held.add(now, 2, 3);
-        held.forget(2);
+        assert_eq!(held.take(2), [(now, 3)]);
         assert_eq!((held.next(), held.pop(now)), (Some(now), Some((1, 2))));
         assert_eq!((held.pop(now), held.next()), (None, Some(later)));
         assert_eq!(held.pop(later), Some((0, 1)));

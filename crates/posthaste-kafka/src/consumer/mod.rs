@@ -14,6 +14,7 @@ mod context;
 mod held;
 mod shared;
 mod start;
+mod topics;
 mod trouble;
 mod verdict;
 
@@ -23,7 +24,7 @@ use std::thread;
 use std::time::Duration;
 
 use posthaste_core::broker::Start;
-use posthaste_core::{Error, ErrorKind, GroupName, Result, TopicName, Topology};
+use posthaste_core::{Error, ErrorKind, GroupName, Result, Topology};
 use rdkafka::ClientConfig;
 use rdkafka::config::FromClientConfigAndContext as _;
 use rdkafka::consumer::{CommitMode, Consumer as _};
@@ -38,11 +39,12 @@ use crate::tracker::{Cap, Tracker};
 use crate::{error, worker};
 
 use arrived::Arrived;
-pub(crate) use assignment::MOST_TOPICS;
+pub(crate) use assignment::{Hop, MOST_TOPICS};
 use context::{ReadContext, Reader};
 use shared::Ends;
 pub(crate) use shared::{Shared, Wish};
 use start::Beginning;
+pub(crate) use topics::{Private, Topics};
 
 /// How long the thread sleeps at most.
 const NAP: Duration = Duration::from_millis(100);
@@ -51,6 +53,9 @@ const NAP: Duration = Duration::from_millis(100);
 const PATIENCE: Duration = Duration::from_secs(1);
 /// How often what was settled is committed.
 const COMMIT_EVERY: Duration = Duration::from_secs(1);
+/// What was settled so long before an end without a word does not come again: it is committed, or
+/// the next commit is, with the time for its answer.
+pub(crate) const REPLAY_WINDOW: Duration = Duration::from_secs(2);
 /// How long an answer is awaited that only tells whether the broker is there.
 const SIGN_OF_LIFE: Duration = Duration::from_millis(500);
 /// The bytes that are read at once.
@@ -64,9 +69,8 @@ pub(crate) struct Job {
     pub(crate) shared: Arc<Shared>,
     /// Which topic of the subscription it is.
     pub(crate) source: usize,
-    pub(crate) topic: TopicName,
-    /// The topic at the broker.
-    pub(crate) name: String,
+    pub(crate) topics: Topics,
+    /// How many partitions the topic has that was asked for.
     pub(crate) partitions: i32,
     /// Without one, all partitions are read and nothing is committed.
     pub(crate) group: Option<GroupName>,
@@ -125,7 +129,7 @@ struct Consumer {
 
 impl Consumer {
     fn start(job: Job) -> Result<Self> {
-        let Job { mut client, shared, source, name, until, .. } = job;
+        let Job { mut client, shared, source, until, .. } = job;
         let commits = job.group.is_some();
         if !commits {
             // Nobody else is in the group, and it is never joined.
@@ -136,8 +140,7 @@ impl Consumer {
             signs: job.signs,
             shared: Arc::clone(&shared),
             source,
-            topic: job.topic,
-            name,
+            topics: job.topics,
             starts: OnceLock::new(),
             drain: job.drain,
             has_served: AtomicBool::new(false),
@@ -175,19 +178,20 @@ impl Consumer {
     fn join(&self, partitions: &[i32]) -> Result<()> {
         let context = self.client.context();
         if self.commits {
-            let joined = self.client.subscribe(&[&context.name]);
+            let joined = self.client.subscribe(&[&context.topics.main]);
             return joined.map_err(|native| error::of(&native));
         }
         let mut list = TopicPartitionList::with_capacity(partitions.len());
         let mut beginnings = Vec::with_capacity(partitions.len());
         for partition in partitions {
             let at = context.start_of(*partition).unwrap_or(0);
-            let added = list.add_partition_offset(&context.name, *partition, Offset::Offset(at));
+            let added =
+                list.add_partition_offset(&context.topics.main, *partition, Offset::Offset(at));
             added.map_err(|native| error::of(&native))?;
             let tracker = Tracker::begin(at);
             beginnings.push(Beginning { partition: *partition, tracker, lost: None });
         }
-        self.shared.assign(self.source, &context.topic, beginnings);
+        self.shared.assign(self.source, &context.topics.topic, beginnings);
         self.client.assign(&list).map_err(|native| error::of(&native))
     }
 
@@ -243,7 +247,7 @@ impl Consumer {
         if self.client.context().must_rejoin.swap(false, Ordering::Relaxed) {
             let context = self.client.context();
             self.client.unsubscribe();
-            context.say(self.client.subscribe(&[&context.name]));
+            context.say(self.client.subscribe(&[&context.topics.main]));
         }
     }
 
@@ -262,8 +266,8 @@ impl Consumer {
     /// Commits what was settled. The answer comes by a poll.
     fn commit_some(&self) {
         let due = self.shared.take_due(self.source, &[], false);
-        let name = &self.client.context().name;
-        let result = commit::commit(&self.client, name, &due.entries, CommitMode::Async);
+        let topics = &self.client.context().topics;
+        let result = commit::commit(&self.client, topics, &due.entries, CommitMode::Async);
         if let Err(native) = result {
             self.shared.committed(self.source, due, &Err(error::of(&native)));
         }
@@ -314,7 +318,9 @@ impl Consumer {
         if !batch.is_empty() && self.is_cut_off {
             self.well();
         }
-        self.shared.deliver(self.source, room, batch);
+        if self.shared.deliver(self.source, room, batch) {
+            self.adjust();
+        }
         match trouble {
             Some(native) => self.look_at(&native).map(|()| true),
             None => Ok(more),
@@ -346,14 +352,15 @@ impl Consumer {
 
     fn poll(&self) -> Option<Result<Arrived, KafkaError>> {
         let polled = self.client.poll(Duration::ZERO)?;
-        Some(polled.map(|message| Arrived::take(&message)))
+        let topics = &self.client.context().topics;
+        Some(polled.map(|message| Arrived::take(&message, topics)))
     }
 
     /// Waits until core has nothing any more, and leaves.
     fn stop(&mut self) {
         self.is_paused = true;
         while self.shared.wished() != Wish::Drop
-            && self.shared.out(self.source, &self.shared.assigned(self.source)) > 0
+            && self.shared.away(self.source, &self.shared.assigned(self.source)) > 0
         {
             self.look_after();
             self.adjust();

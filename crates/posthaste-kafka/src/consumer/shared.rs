@@ -11,12 +11,12 @@ use std::time::Duration;
 
 use futures_util::task::AtomicWaker;
 use posthaste_core::broker::{Credit, DeliveryMode, DriverEvent, LaneState, Polled, Received};
-use posthaste_core::{Error, Result};
-use tokio::sync::oneshot;
+use posthaste_core::{Error, Result, Timestamp};
+use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
 use super::arrived::Arrived;
-use super::assignment::{Partition, Place};
+use super::assignment::{Hop, Next, Partition, Place};
 use super::bell::Bell;
 use super::held::Held;
 
@@ -32,6 +32,8 @@ pub(crate) struct Shared {
     state: Mutex<State>,
     /// One for the thread of each topic.
     bells: Box<[Bell]>,
+    /// One for who brings copies of each topic to the private one.
+    movers: Box<[Notify]>,
     driver: AtomicWaker,
     /// How long core may have a delivery without prolonging it.
     pub(super) lease: Duration,
@@ -75,6 +77,10 @@ pub(super) struct Source {
     pub(super) asks: Vec<Ask>,
     /// Handed out only when the commit that goes before it is confirmed.
     pub(super) uncommitted: Vec<Received>,
+    /// Copies that are to go to the private topic.
+    pub(super) hops: Vec<Hop>,
+    /// What waits for long goes to the private topic, which is there.
+    pub(super) spills: bool,
     has_ended: bool,
 }
 
@@ -85,8 +91,9 @@ pub(super) struct Ask {
 }
 
 impl Shared {
-    /// The books of that many topics.
-    pub(crate) fn new(topics: usize, lease: Duration, mode: DeliveryMode) -> Self {
+    /// The books of topics. Each says whether what waits for long goes to its private topic.
+    pub(crate) fn new(spills: &[bool], lease: Duration, mode: DeliveryMode) -> Self {
+        let source = |spills: &bool| Source { spills: *spills, ..Source::default() };
         Self {
             state: Mutex::new(State {
                 wish: Wish::Run,
@@ -96,11 +103,12 @@ impl Shared {
                 is_hungry: false,
                 buffer: VecDeque::new(),
                 events: VecDeque::new(),
-                sources: std::iter::repeat_with(Source::default).take(topics).collect(),
+                sources: spills.iter().map(source).collect(),
                 failure: None,
                 is_quiet: false,
             }),
-            bells: std::iter::repeat_with(Bell::default).take(topics).collect(),
+            bells: spills.iter().map(|_| Bell::default()).collect(),
+            movers: spills.iter().map(|_| Notify::new()).collect(),
             driver: AtomicWaker::new(),
             lease,
             mode,
@@ -186,41 +194,36 @@ impl Shared {
     }
 
     /// Takes what was read for a reservation. What is of partitions that went meanwhile is
-    /// dropped: their next owners get it.
-    pub(super) fn deliver(&self, source: usize, reserved: usize, batch: Vec<Arrived>) {
-        let now = Instant::now();
-        let mut guard = self.lock();
-        let state = &mut *guard;
+    /// dropped: their next owners get it. Whether a partition is to be read no further for now.
+    pub(super) fn deliver(&self, source: usize, reserved: usize, batch: Vec<Arrived>) -> bool {
+        let (now, time) = (Instant::now(), Timestamp::now());
+        let mut state = self.lock();
         state.reserved = state.reserved.saturating_sub(reserved);
-        let runs = state.wish == Wish::Run;
-        let mut added = 0;
-        let Some(books) = state.sources.get_mut(source).filter(|_| runs) else { return };
+        if state.wish != Wish::Run {
+            return false;
+        }
+        let (mut added, mut full) = (0, false);
         for arrived in batch {
-            let Some(partition) = books.partitions.get_mut(&arrived.partition) else { continue };
-            if partition.lane.state() != LaneState::Live {
-                continue;
-            }
             state.mean = mean(state.mean, arrived.envelope.size());
+            let Some(partition) = state.live(source, arrived.partition) else { continue };
             partition.fetched = arrived.offset.saturating_add(1);
-            if partition.tracker.is_alone() || !partition.waiting.is_empty() {
-                partition.waiting.push_back(arrived);
-                added += 1;
+            if !partition.parked.is_empty() || arrived.released.is_some_and(|at| at > time) {
+                partition.parked.push_back(arrived);
+                full = true;
                 continue;
             }
-            let Some(received) = partition.add(arrived, now) else { continue };
-            added += 1;
-            if self.mode == DeliveryMode::AtMostOnce {
-                partition.settle(received.token.sequence);
-                books.uncommitted.push(received);
-            } else {
-                state.buffer.push_back(received);
-            }
+            added += usize::from(state.take_in(source, arrived, now, self.mode));
         }
         state.credit = state.credit.saturating_add(reserved.saturating_sub(added));
-        drop(guard);
+        let moves = state.sources.get(source).is_some_and(|books| !books.hops.is_empty());
+        drop(state);
         if added > 0 {
             self.driver.wake();
         }
+        if moves {
+            self.move_on(source);
+        }
+        full
     }
 
     /// Something to tell the application.
@@ -247,6 +250,28 @@ impl Shared {
         }
         drop(state);
         self.driver.wake();
+    }
+
+    /// Waits until copies are to go to the private topic, and takes them.
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
+    pub(crate) async fn hops(&self, source: usize) -> Vec<Hop> {
+        let Some(mover) = self.movers.get(source) else { return std::future::pending().await };
+        loop {
+            let found = self.lock().sources.get_mut(source).map(|s| std::mem::take(&mut s.hops));
+            match found {
+                Some(hops) if !hops.is_empty() => return hops,
+                _ => mover.notified().await,
+            }
+        }
+    }
+
+    /// There are such copies.
+    pub(super) fn move_on(&self, source: usize) {
+        if let Some(mover) = self.movers.get(source) {
+            mover.notify_one();
+        }
     }
 
     pub(super) fn wake_driver(&self) {
@@ -290,6 +315,56 @@ impl State {
         (partition.life == place.life).then_some(partition)
     }
 
+    /// The partition, if something of it may be handed out.
+    fn live(&mut self, source: usize, number: i32) -> Option<&mut Partition> {
+        let partition = self.sources.get_mut(source)?.partitions.get_mut(&number)?;
+        (partition.lane.state() == LaneState::Live).then_some(partition)
+    }
+
+    /// A record came, and its time in its partition is over. Whether it takes credit.
+    pub(super) fn take_in(
+        &mut self,
+        source: usize,
+        arrived: Arrived,
+        now: Instant,
+        mode: DeliveryMode,
+    ) -> bool {
+        let number = arrived.partition;
+        let Some(partition) = self.live(source, number) else { return false };
+        if partition.tracker.is_alone() || !partition.waiting.is_empty() {
+            partition.waiting.push_back(arrived);
+            return true;
+        }
+        let next = partition.add(arrived, now);
+        let Some(books) = self.sources.get_mut(source) else { return false };
+        match next {
+            None => return false,
+            Some(Next::Wait(due, sequence)) => books.held.add(due, number, sequence),
+            Some(Next::Move(hop)) => books.hops.push(hop),
+            Some(Next::HandOut(received)) => {
+                self.give(source, received, mode);
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Gives what is to be handed out to the driver, within the credit that was taken for it.
+    /// Under at-most-once it is settled first, and waits for the commit.
+    pub(super) fn give(&mut self, source: usize, received: Received, mode: DeliveryMode) {
+        if mode == DeliveryMode::AtLeastOnce {
+            self.buffer(received);
+            return;
+        }
+        let place = Place::of(&received.token);
+        if let Some(partition) = self.partition(place) {
+            partition.settle(received.token.sequence);
+        }
+        if let Some(books) = self.sources.get_mut(source) {
+            books.uncommitted.push(received);
+        }
+    }
+
     /// The number of the partition's next life.
     pub(super) fn next_life(&mut self, source: usize, partition: i32) -> u16 {
         let Some(source) = self.sources.get_mut(source) else { return 0 };
@@ -323,6 +398,11 @@ impl State {
             let place = Place::of(&received.token);
             (place.source, place.partition) != (source, partition)
         });
+    }
+
+    /// What it was taken for did not need it.
+    pub(super) const fn return_credit(&mut self) {
+        self.credit = self.credit.saturating_add(1);
     }
 
     /// Takes one message of the credit.

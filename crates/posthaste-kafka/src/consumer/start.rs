@@ -13,6 +13,7 @@ use tokio::time::Instant;
 
 use super::commit::{self, Committed, Entry};
 use super::context::Reader;
+use super::topics::Topics;
 use crate::error::{self, BROKER};
 use crate::tracker::{Progress, Tracker};
 
@@ -55,8 +56,7 @@ pub(super) fn patiently<T>(
 /// The first and the last offset of a partition that can be read, the last one exclusive.
 pub(super) fn ends<C: ConsumerContext>(
     consumer: &BaseConsumer<C>,
-    topic: &str,
-    partition: i32,
+    (topic, partition): (&str, i32),
     until: Instant,
 ) -> Result<(i64, i64), KafkaError> {
     patiently(until, |limit| consumer.fetch_watermarks(topic, partition, limit))
@@ -71,14 +71,14 @@ pub(super) fn found(
     commits: bool,
     until: Instant,
 ) -> Result<HashMap<i32, i64>> {
-    let name = &client.context().name;
+    let topics = &client.context().topics;
     // The ends come first: should somebody else commit meanwhile, they are still not behind what
     // was confirmed after that, whoever commits last.
-    let mut starts = resolve(client, name, partitions, start, until)?;
+    let mut starts = resolve(client, &topics.main, partitions, start, until)?;
     if !commits {
         return Ok(starts);
     }
-    let ask = |limit| commit::committed(client, name, partitions, limit);
+    let ask = |limit| commit::committed(client, topics, partitions, limit);
     let committed = patiently(until, ask).map_err(|native| error::of(&native))?;
     starts.retain(|partition, _| !committed.iter().any(|one| one.partition == *partition));
     let entry = |(partition, offset): (&i32, &i64)| Entry {
@@ -87,7 +87,7 @@ pub(super) fn found(
         metadata: String::new(),
     };
     let entries: Vec<_> = starts.iter().map(entry).collect();
-    let commit = |_| match commit::commit(client, name, &entries, CommitMode::Sync) {
+    let commit = |_| match commit::commit(client, topics, &entries, CommitMode::Sync) {
         // A group with members takes commits from them only, and they have made theirs.
         Err(native) if is_refused_by_members(&native) => Ok(()),
         other => other,
@@ -124,7 +124,7 @@ pub(super) fn resolve<C: ConsumerContext>(
     let mut found = HashMap::with_capacity(partitions.len());
     let mut reached = false;
     for partition in partitions {
-        let ends = ends(consumer, topic, *partition, until);
+        let ends = ends(consumer, (topic, *partition), until);
         let (first, end) = ends.map_err(|native| error::of(&native))?;
         let at = match start {
             Start::Created | Start::Latest | Start::At(_) => end,
@@ -184,17 +184,17 @@ fn by_time<C: ConsumerContext>(
 /// are new in the topic: they are read from their first message.
 pub(super) fn begin<C: ConsumerContext>(
     consumer: &BaseConsumer<C>,
-    topic: &str,
+    topics: &Topics,
     partitions: &[i32],
     start_of: impl Fn(i32) -> Option<i64>,
     until: Instant,
 ) -> Result<Vec<Beginning>, KafkaError> {
     let committed =
-        patiently(until, |limit| commit::committed(consumer, topic, partitions, limit))?;
+        patiently(until, |limit| commit::committed(consumer, topics, partitions, limit))?;
     let mut beginnings = Vec::with_capacity(partitions.len());
     for partition in partitions {
         let last = committed.iter().find(|committed| committed.partition == *partition);
-        let (first, end) = ends(consumer, topic, *partition, until)?;
+        let (first, end) = ends(consumer, topics.place(*partition), until)?;
         beginnings.push(match last {
             Some(Committed { offset, progress, .. }) => {
                 resume(*partition, *offset, progress.as_ref(), (first, end))

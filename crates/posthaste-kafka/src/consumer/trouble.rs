@@ -34,7 +34,7 @@ impl Consumer {
             }
             _ if error.kind() == ErrorKind::Auth => Err(error),
             _ => {
-                tracing::debug!(topic = self.client.context().name, %native, "a poll failed");
+                tracing::debug!(topic = self.client.context().topics.main, %native, "a poll failed");
                 let cut = matches!(error.kind(), ErrorKind::Connection | ErrorKind::Timeout);
                 self.is_suspect |= cut;
                 Ok(())
@@ -47,16 +47,17 @@ impl Consumer {
         let context = self.client.context();
         let until = Instant::now() + SIGN_OF_LIFE * 10;
         for (partition, at) in self.shared.positions(self.source) {
-            let ends = start::ends(&self.client, &context.name, partition, until);
+            let place = context.topics.place(partition);
+            let ends = start::ends(&self.client, place, until);
             let Ok((first, end)) = ends else { continue };
             if (first..=end).contains(&at) {
                 continue;
             }
             let count = u64::try_from(first.saturating_sub(at)).unwrap_or(0);
-            self.shared.tell(books::loss(&context.topic, count));
+            self.shared.tell(books::loss(&context.topics.topic, count));
             self.shared.skip(self.source, partition, first);
             let mut list = TopicPartitionList::with_capacity(1);
-            let added = list.add_partition_offset(&context.name, partition, Offset::Offset(first));
+            let added = list.add_partition_offset(place.0, place.1, Offset::Offset(first));
             context.say(added);
             // The client has stopped reading it, and does not seek where it does not read.
             context.say(self.client.incremental_unassign(&context.list(&[partition])));
@@ -66,8 +67,8 @@ impl Consumer {
 
     /// Asks whether the broker is there, where that is in doubt.
     pub(super) fn look_at_broker(&mut self) {
-        let name = self.client.context().name.clone();
-        let answer = self.client.fetch_metadata(Some(&name), SIGN_OF_LIFE);
+        let name = &self.client.context().topics.main;
+        let answer = self.client.fetch_metadata(Some(name), SIGN_OF_LIFE);
         self.next_look = Instant::now() + COMMIT_EVERY;
         match answer {
             Ok(_) => self.well(),

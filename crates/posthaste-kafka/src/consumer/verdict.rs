@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use super::assignment::Place;
 use super::shared::{Ask, Shared, State};
+use crate::private;
 
 /// The topics whose threads have something to do now.
 type Rings = SmallVec<[usize; 4]>;
@@ -24,6 +25,8 @@ pub(crate) struct Open {
     pub(crate) lost: Vec<usize>,
     /// To be stored as dead letters before they are settled.
     pub(crate) letters: Vec<usize>,
+    /// To be stored in the private topic before they are settled, due after that time.
+    pub(crate) copies: Vec<(usize, Duration)>,
 }
 
 impl Shared {
@@ -43,8 +46,13 @@ impl Shared {
                     }
                     is_ours
                 }
-                Verdict::Release(_) | Verdict::Requeue(_) => {
-                    state.give_back(token, now, &mut rings)
+                Verdict::Requeue(_) if state.spills(token, Duration::ZERO) => {
+                    open.copies.push((index, Duration::ZERO));
+                    true
+                }
+                Verdict::After(delay, _) if state.spills(token, *delay) => {
+                    open.copies.push((index, *delay));
+                    true
                 }
                 Verdict::After(delay, _) => state.give_back(token, now + *delay, &mut rings),
                 // Whatever it is, the message comes again.
@@ -59,7 +67,7 @@ impl Shared {
         open
     }
 
-    /// Its dead letter is stored. `false` if it is not ours any more: then it comes again.
+    /// Its dead letter or its copy is stored. `false` if it is not ours any more: then it comes again.
     pub(crate) fn buried(&self, token: &Token) -> bool {
         let mut rings = Rings::new();
         let settled = self.lock().settle(token, &mut rings);
@@ -67,7 +75,7 @@ impl Shared {
         settled
     }
 
-    /// Its dead letter is not stored: it comes again after the delay.
+    /// Its dead letter or its copy is not stored: it comes again after the delay.
     pub(crate) fn keep(&self, token: &Token, delay: Duration) {
         let mut rings = Rings::new();
         self.lock().give_back(token, Instant::now() + delay, &mut rings);
@@ -132,6 +140,17 @@ impl State {
         self.partition(place).is_some_and(|partition| partition.holds(place, token.sequence))
     }
 
+    /// Whether a failed delivery goes to the private topic: where it would wait for long, and where
+    /// the next owner would not know of the failure.
+    fn spills(&mut self, token: &Token, delay: Duration) -> bool {
+        let place = Place::of(token);
+        let spills = self.sources.get(place.source).is_some_and(|source| source.spills);
+        let goes = self.is_stopping();
+        let Some(partition) = self.partition(place).filter(|_| spills) else { return false };
+        let goes = goes || partition.lane.state() != LaneState::Live;
+        (goes || delay > private::IN_MEMORY) && partition.holds(place, token.sequence)
+    }
+
     /// `false` if the partition went: then the message comes again.
     fn settle(&mut self, token: &Token, rings: &mut Rings) -> bool {
         let place = Place::of(token);
@@ -165,7 +184,7 @@ impl State {
         let Some(partition) = self.partition(place) else { return };
         let awaited =
             goes || partition.lane.state() != LaneState::Live || partition.tracker.is_alone();
-        if awaited && partition.out() == 0 {
+        if awaited && partition.away() == 0 {
             ring(rings, place.source);
         }
     }

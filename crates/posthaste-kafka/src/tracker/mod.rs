@@ -209,6 +209,7 @@ impl Tracker {
     }
 
     /// The offsets of the unsettled records, ascending.
+    #[cfg(test)]
     pub(crate) fn unsettled(&self) -> impl Iterator<Item = i64> {
         self.held.iter().map(|slot| slot.offset)
     }

@@ -22,13 +22,21 @@ mod connecting;
 #[cfg(unix)]
 mod groups;
 #[cfg(unix)]
+mod member;
+#[cfg(unix)]
 mod outage;
+#[cfg(unix)]
+mod private;
 #[cfg(unix)]
 mod publishing;
 #[cfg(unix)]
 mod ranges;
 #[cfg(unix)]
 mod raw;
+#[cfg(unix)]
+mod rebalancing;
+#[cfg(unix)]
+mod receiving;
 #[cfg(unix)]
 mod server;
 #[cfg(unix)]
@@ -51,6 +59,9 @@ fn main() {
     topology::add(&mut suite);
     groups::add(&mut suite);
     ranges::add(&mut suite);
+    receiving::add(&mut suite);
+    rebalancing::add(&mut suite);
+    private::add(&mut suite);
     whole::add(&mut suite);
     let (trials, missing) = suite.finish();
     let conclusion = libtest_mimic::run(&arguments, trials);

@@ -8,11 +8,11 @@ use posthaste_core::{Bus, Layout, Subscription};
 use tokio::time::Instant;
 
 use crate::adapter::{Adapter, fresh, native};
-use crate::config::{GroupProtocol, KafkaConfig};
 use crate::member::{bus, bus_of, join, next, number, silent};
 use crate::raw;
 use crate::server::Server;
 use crate::suite::Suite;
+use posthaste_kafka::{GroupProtocol, KafkaConfig};
 
 pub(crate) fn add(suite: &mut Suite) {
     suite.add("members_come_and_go_under_load", under_load);
@@ -175,7 +175,7 @@ async fn newer_protocol(server: Server) {
         let config = KafkaConfig::from_url(&server.url).unwrap();
         config.group_protocol(GroupProtocol::Consumer)
     };
-    let (one, two) = (bus_of(&server, config()).await, bus_of(&server, config()).await);
+    let (one, two) = (bus_of(config()).await, bus_of(config()).await);
     let seen = Seen::default();
     let first = join(&one, &to.topic, 10).await;
     let second = join(&two, &to.topic, 10).await;

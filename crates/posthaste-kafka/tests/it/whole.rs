@@ -2,41 +2,19 @@
 
 use std::time::Duration;
 
-use posthaste_core::broker::{Broker as _, DeadLetterQuery, SubscribeRequest};
-use posthaste_core::{Bus, ErrorKind, Health, TopicConfig};
+use posthaste_core::{Bus, Health, Order, TopicConfig};
 use posthaste_kafka::KafkaNative;
 use tokio::time::Instant;
 
-use crate::adapter::{Adapter, KafkaBroker, failed, group, name, topic};
-use crate::raw;
+use crate::adapter::{Adapter, KafkaBroker, group, keyed, name};
+use crate::member::next;
 use crate::server::Server;
 use crate::suite::Suite;
 
 pub(crate) fn add(suite: &mut Suite) {
-    suite.add("receiving_is_refused_before_anything_is_touched", no_receiving);
-    suite.add("a_bus_publishes_and_administers", bus);
+    suite.add("a_bus_publishes_receives_and_administers", bus);
     suite.add("the_native_client_is_within_reach", native);
     suite.add("administration_leaves_nothing_running", nothing_is_left);
-}
-
-const NO_RECEIVING: &str = "this adapter does not receive yet";
-
-async fn no_receiving(server: Server) {
-    let adapter = Adapter::connect(server.config()).await.unwrap();
-    let (name, g) = (name("receive"), group("g"));
-    let request = SubscribeRequest::new(vec![topic(&name)], Some(g.clone()), "m".to_owned());
-    let refused = adapter.0.subscribe(request).await;
-    failed(refused, ErrorKind::Unsupported, &[NO_RECEIVING]);
-    let (admin, name) = (adapter.admin(), topic(&name));
-    let query = DeadLetterQuery::first(1);
-    for refused in [
-        admin.dead_letters(&name, &g, &query).await.map(drop),
-        admin.replay(&name, &g, &[]).await.map(drop),
-        admin.discard(&name, &g, &[]).await.map(drop),
-    ] {
-        failed(refused, ErrorKind::Unsupported, &[NO_RECEIVING]);
-    }
-    assert!(!raw::topics(&server).await.contains(&name.as_str().to_owned()));
 }
 
 async fn bus(server: Server) {
@@ -50,8 +28,12 @@ async fn bus(server: Server) {
     bus.admin().seek(&name, "billing", posthaste_core::broker::Start::Earliest).await.unwrap();
     assert_eq!(bus.admin().groups(&name).await.unwrap().len(), 1);
     assert_eq!(bus.health().await.unwrap(), Health::Live);
-    let refused = bus.subscribe(&*name).group("billing").start().await;
-    failed(refused.map(drop), ErrorKind::Unsupported, &[NO_RECEIVING]);
+    let mut inbox =
+        bus.subscribe(&*name).group("billing").order(Order::PerKey).start().await.unwrap();
+    let publisher = bus.publisher(&name).unwrap();
+    publisher.publish_envelope(keyed("k", "1")).await.unwrap();
+    next(&mut inbox).await.ack_confirmed().await.unwrap();
+    inbox.stop(Duration::from_secs(5)).await.unwrap();
     bus.admin().delete_topic(&name).await.unwrap();
     bus.close(Duration::from_secs(10)).await.unwrap();
 }
