@@ -118,6 +118,11 @@ pub(crate) fn unreadable() -> Error {
         .with_broker(BROKER)
 }
 
+/// Whether the server could not make what was to be on its disk.
+pub(crate) fn is_not_created(error: &Error) -> bool {
+    server_error(error).is_some_and(|error| error.error_code() == ErrorCode::STREAM_CREATE)
+}
+
 fn server_error<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a jetstream::Error> {
     error.source().and_then(|source| source.downcast_ref())
 }

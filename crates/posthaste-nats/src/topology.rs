@@ -265,7 +265,13 @@ pub(crate) fn base(hub: &Hub, replicas: Option<u8>) -> Config {
 }
 
 pub(crate) async fn create(hub: &Hub, config: &Config) -> Result<Info> {
-    hub.api.ask(&format!("STREAM.CREATE.{}", config.name), config).await
+    let subject = format!("STREAM.CREATE.{}", config.name);
+    match hub.api.ask(&subject, config).await {
+        // A server that deletes its last stream removes the folder of all streams, also from under
+        // one that is being made just then (nats-server 2.9 to 2.15, `stream.go`, `stop`).
+        Err(error) if error::is_not_created(&error) => hub.api.ask(&subject, config).await,
+        answer => answer,
+    }
 }
 
 /// Old servers ignore what they do not know. What a topic cannot do without is compared; what it

@@ -38,7 +38,7 @@ pub(super) struct SabotagedDriver {
     pub(super) withheld: HashSet<String>,
     /// Whether the next batch is withheld.
     pub(super) withholds: bool,
-    /// What is passed on when nothing else comes.
+    /// What is passed on when nothing else comes, or after another one.
     pub(super) later: Vec<Received>,
 }
 
@@ -145,7 +145,11 @@ impl SabotagedDriver {
                     }
                     return Poll::Ready(Err(self.saboteur.said(error)));
                 }
-                Poll::Pending if self.later.is_empty() => return Poll::Pending,
+                Poll::Pending
+                    if self.later.is_empty() || self.saboteur.is(Mutant::SwapTwoOfAKey) =>
+                {
+                    return Poll::Pending;
+                }
                 Poll::Pending => {
                     out.append(&mut self.later);
                     return Poll::Ready(Ok(Polled::Batch));
@@ -228,10 +232,24 @@ impl SabotagedDriver {
             }
             kept.extend(second);
         }
-        if self.saboteur.is(Mutant::SwapTwoOfAKey) {
-            swap_two_of_a_key(&mut kept);
+        if self.saboteur.is(Mutant::SwapTwoOfAKey) && !swap_two_of_a_key(&mut kept) {
+            self.swap_with_a_later_one(&mut kept);
         }
         kept
+    }
+
+    /// Where batches are too small to hold two messages of a key, one waits for the next of its key.
+    fn swap_with_a_later_one(&mut self, batch: &mut Vec<Received>) {
+        let Some(waits) = self.later.pop() else {
+            let keyed =
+                |one: &Received| one.lane.partition().is_some() && one.envelope.key().is_some();
+            self.later.extend(batch.iter().position(keyed).map(|at| batch.remove(at)));
+            return;
+        };
+        match batch.iter().position(|one| one.envelope.key() == waits.envelope.key()) {
+            Some(before) => batch.insert(before + 1, waits),
+            None => self.later.push(waits),
+        }
     }
 
     /// Dropped without a word: it stays unsettled at the broker.
@@ -279,16 +297,18 @@ fn failed(message: &'static str) -> Error {
     Error::new(ErrorKind::Connection, message)
 }
 
-fn swap_two_of_a_key(batch: &mut [Received]) {
+/// Whether there were two.
+fn swap_two_of_a_key(batch: &mut [Received]) -> bool {
     let same = |one: &Received, two: &Received| {
         one.envelope.key().is_some() && one.envelope.key() == two.envelope.key()
     };
     for second in 1..batch.len() {
         let (before, rest) = batch.split_at_mut(second);
-        let Some(second) = rest.first_mut() else { return };
+        let Some(second) = rest.first_mut() else { return false };
         if let Some(first) = before.iter_mut().rev().find(|first| same(first, second)) {
             std::mem::swap(first, second);
-            return;
+            return true;
         }
     }
+    false
 }
