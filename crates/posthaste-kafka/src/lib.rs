@@ -10,10 +10,13 @@ mod consumer;
 mod context;
 #[cfg_attr(not(test), expect(dead_code, reason = "some of it is for receiving"))]
 mod convert;
+mod dead_letter;
 mod error;
 mod groups;
 mod hub;
+mod letters;
 mod names;
+mod private;
 mod producer;
 mod properties;
 mod publish;

@@ -144,7 +144,7 @@ async fn send(
         topic: &name,
         partition: None,
         key: Some(id.as_bytes()),
-        payload: letter.envelope.payload(),
+        payload: Some(letter.envelope.payload()),
         headers: convert::letter_headers(&fitting(letter, hub.config.max_message_bytes())),
     };
     // Also what the client does not take is told there.

@@ -35,6 +35,12 @@ pub(crate) struct Found {
 }
 
 impl Found {
+    /// The topic with a group's dead letters, which is nobody else's. They are in one partition.
+    pub(crate) fn letters(native: &str) -> Self {
+        let native = native.to_owned();
+        Self { layout: Layout::Plain, queue: false, native, partitions: 1, replicas: 0 }
+    }
+
     pub(crate) fn info(&self, topic: &TopicName) -> TopicInfo {
         TopicInfo::new(topic.clone(), self.layout, self.queue, self.native.clone())
     }

@@ -20,6 +20,8 @@ mod closing;
 #[cfg(unix)]
 mod connecting;
 #[cfg(unix)]
+mod dead_letters;
+#[cfg(unix)]
 mod groups;
 #[cfg(unix)]
 mod outage;
@@ -51,6 +53,7 @@ fn main() {
     topology::add(&mut suite);
     groups::add(&mut suite);
     ranges::add(&mut suite);
+    dead_letters::add(&mut suite);
     whole::add(&mut suite);
     let (trials, missing) = suite.finish();
     let conclusion = libtest_mimic::run(&arguments, trials);
