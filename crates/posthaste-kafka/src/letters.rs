@@ -130,9 +130,6 @@ async fn ask<T: Send + 'static>(
     until: Instant,
     call: impl FnOnce(&Offsets) -> Result<T> + Send + 'static,
 ) -> Result<T> {
-    // A consumer would wait for a topic that is not there, and what is known of it may be old.
-    hub.forget(name);
-    hub.find(name, until).await?;
     groups::ask(hub, NO_GROUP, &Found::letters(name), until, call).await
 }
 
@@ -187,7 +184,7 @@ impl Survey {
             // What comes later under the same key counts.
             survey.standing.remove(&key);
             let place = Place { offset: message.offset(), key };
-            // What was passed over once comes before everything else in the next survey.
+            // Once there was no room, only removals count: the rest is for the next survey.
             if survey.next.is_some() || message.payload().is_none() || !is_wanted(&place) {
                 return;
             }

@@ -340,6 +340,8 @@ async fn newer(server: Server) {
     while raw::topics(&server).await.contains(&letters_of(&to)) {
         assert!(tokio::time::Instant::now() < until, "the topic does not go");
     }
+    assert!(all(&adapter, &to).await.is_empty(), "as if there had been none");
+    assert_eq!(discard(&adapter, &to, &old).await, [GONE; 3]);
     write_numbers(&server, &to, 10..13).await;
     assert_eq!(discard(&adapter, &to, &old).await, [GONE; 3]);
     assert_eq!(replay(&adapter, &to, &old).await, [GONE; 3]);
