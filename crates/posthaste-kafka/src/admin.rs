@@ -23,10 +23,7 @@ use crate::convert::{self, Origin};
 use crate::error::{self, BROKER};
 use crate::groups::{self, Offsets};
 use crate::hub::Hub;
-use crate::topology;
-
-/// What cannot be done yet, and why.
-pub(crate) const NO_RECEIVING: &str = "this adapter does not receive yet";
+use crate::{dead_letter, topology};
 
 /// The client wants the name of a group also where it joins none and commits nothing.
 const NO_GROUP: &str = "posthaste-range";
@@ -131,33 +128,39 @@ impl Admin for KafkaAdmin {
         &self,
         topic: &TopicName,
         group: &GroupName,
-        _query: &DeadLetterQuery,
+        query: &DeadLetterQuery,
     ) -> Result<DeadLetterPage> {
-        Err(no_letters(topic, group))
+        let page = dead_letter::list(self.hub()?, topic, group, query).await;
+        page.map_err(|error| in_group(error, topic, group))
     }
 
     async fn replay(
         &self,
         topic: &TopicName,
         group: &GroupName,
-        _letters: &[LetterId],
+        letters: &[LetterId],
     ) -> Result<Vec<Result<()>>> {
-        Err(no_letters(topic, group))
+        each_in_group(dead_letter::replay(self.hub()?, topic, group, letters).await, topic, group)
     }
 
     async fn discard(
         &self,
         topic: &TopicName,
         group: &GroupName,
-        _letters: &[LetterId],
+        letters: &[LetterId],
     ) -> Result<Vec<Result<()>>> {
-        Err(no_letters(topic, group))
+        each_in_group(dead_letter::discard(self.hub()?, topic, group, letters).await, topic, group)
     }
 }
 
-#[cold]
-fn no_letters(topic: &TopicName, group: &GroupName) -> Error {
-    in_group(Error::unsupported(NO_RECEIVING).with_broker(BROKER), topic, group)
+fn each_in_group(
+    outcomes: Result<Vec<Result<()>>>,
+    topic: &TopicName,
+    group: &GroupName,
+) -> Result<Vec<Result<()>>> {
+    let named = |error| in_group(error, topic, group);
+    let outcomes = outcomes.map_err(named)?;
+    Ok(outcomes.into_iter().map(|outcome| outcome.map_err(named)).collect())
 }
 
 #[cold]

@@ -14,7 +14,14 @@ use crate::private::Copy;
 /// The extension that a record without a value has as an envelope; its payload is empty then. In a
 /// compacted topic such a record deletes its key, which an empty value does not, so consumers have
 /// to tell them apart. An extension, because copies keep it and every application sees it.
-pub(crate) const TOMBSTONE: &str = "kafkatombstone";
+///
+/// ```
+/// use posthaste_core::Envelope;
+/// # fn is_deleted(envelope: &Envelope) -> bool {
+/// envelope.extension(posthaste_kafka::TOMBSTONE).is_some()
+/// # }
+/// ```
+pub const TOMBSTONE: &str = "kafkatombstone";
 
 /// The header of that extension.
 const TOMBSTONE_HEADER: &str = "ce_kafkatombstone";

@@ -266,6 +266,8 @@ pub(crate) async fn ask<T: Send + 'static>(
     // For so long the client keeps a commit for a coordinator that is not there.
     client.set("session.timeout.ms", hub.config.request_timeout.as_millis().to_string());
     client.set("enable.partition.eof", "true");
+    // Who reads to the end waits for nothing more: while a fetch waits, no other place is read.
+    client.set("fetch.wait.max.ms", "10");
     let context = ReadContext { signs: Arc::clone(&hub.signs), _alive: hub.tasks.token() };
     let (topic, partitions) = (found.native.clone(), found.partitions);
     let asked = hub.worker.run(until, move |_, _| {

@@ -9,9 +9,11 @@ mod connect;
 mod consumer;
 mod context;
 mod convert;
+mod dead_letter;
 mod error;
 mod groups;
 mod hub;
+mod letters;
 mod names;
 mod private;
 mod producer;
@@ -25,3 +27,4 @@ mod worker;
 
 pub use broker::{KafkaBroker, KafkaNative};
 pub use config::{Compression, GroupProtocol, KafkaConfig, Sasl};
+pub use convert::TOMBSTONE;

@@ -8,8 +8,7 @@
 
 use std::time::Duration;
 
-use posthaste_core::{Envelope, Error, ErrorKind, GroupName, Result, Timestamp, TopicName};
-use rdkafka::admin::{NewTopic, TopicReplication};
+use posthaste_core::{Envelope, Error, GroupName, Result, Timestamp, TopicName};
 use rdkafka::error::RDKafkaErrorCode;
 use tokio::time::Instant;
 
@@ -57,22 +56,10 @@ pub(crate) async fn ensure(
     until: Instant,
 ) -> Result<()> {
     let name = names::retry_topic(topic, group);
-    match hub.find(&name, until).await {
-        Err(error) if error.kind() == ErrorKind::NotFound => {}
-        found => return found.map(drop),
-    }
-    let replicas = TopicReplication::Fixed(hub.config.replicas.map_or(-1, i32::from));
-    let topic = NewTopic::new(&name, i32::try_from(WAITS.len()).unwrap_or(1), replicas)
-        .set("cleanup.policy", "delete")
-        .set("retention.ms", "-1")
-        .set("retention.bytes", "-1");
-    let making = hub.admin()?.create_topics([&topic], &topology::options(until));
-    let made = topology::answered(hub, until, making).await?;
-    match made.into_iter().find_map(std::result::Result::err) {
-        None | Some((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
-        Some((_, code)) => return Err(topology::refused(code).with_context("name", &name)),
-    }
-    topology::wait_for_leaders(hub, &name, until).await
+    let partitions = i32::try_from(WAITS.len()).unwrap_or(1);
+    let settings =
+        [("cleanup.policy", "delete"), ("retention.ms", "-1"), ("retention.bytes", "-1")];
+    topology::create_private(hub, &name, (partitions, &settings), until).await
 }
 
 /// Stores copies. One outcome for each, in order.
@@ -106,7 +93,7 @@ pub(crate) async fn store(
                 partition(left(copy.due, now)).min(partitions.saturating_sub(1)).max(0),
             ),
             key: copy.envelope.key(),
-            payload: copy.envelope.payload(),
+            payload: Some(copy.envelope.payload()),
             headers: convert::copy_headers(copy),
         };
         // Also what the client does not take is told there.

@@ -37,7 +37,8 @@ pub(crate) struct Record<'a> {
     /// Where the layout says so; else the client chooses by the key.
     pub(crate) partition: Option<i32>,
     pub(crate) key: Option<&'a [u8]>,
-    pub(crate) payload: &'a [u8],
+    /// `None` is a tombstone, which an empty payload is not.
+    pub(crate) payload: Option<&'a [u8]>,
     pub(crate) headers: OwnedHeaders,
 }
 
@@ -77,7 +78,7 @@ impl Producer {
         let record = BaseRecord {
             topic: record.topic,
             partition: record.partition,
-            payload: Some(record.payload),
+            payload: record.payload,
             key: record.key,
             timestamp: None,
             headers: Some(record.headers),
@@ -206,7 +207,7 @@ mod tests {
             topic: "nowhere",
             partition: None,
             key: None,
-            payload,
+            payload: Some(payload),
             headers: OwnedHeaders::new(),
         }
     }

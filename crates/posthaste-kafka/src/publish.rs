@@ -134,7 +134,7 @@ impl Flight<'_> {
             partition: self.to.layout.partition(envelope).map(i32::from),
             key: envelope.key(),
             // Not to be left out when it is empty: without it, the message would be a tombstone.
-            payload: envelope.payload(),
+            payload: Some(envelope.payload()),
             headers: convert::headers(envelope),
         })
     }

@@ -12,14 +12,13 @@ use posthaste_core::broker::{
 use posthaste_core::{
     Error, ErrorKind, GroupName, Result, Timestamp, TopicName, TopicSpec, Topology,
 };
-use rdkafka::admin::{NewTopic, TopicReplication};
-use rdkafka::error::RDKafkaErrorCode;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::consumer::{self, Hop, Job, Private, Shared, Topics, Wish};
+use crate::dead_letter;
 use crate::error::{self, BROKER};
 use crate::hub::Hub;
 use crate::names::{self, QUEUE_GROUP};
@@ -127,7 +126,7 @@ async fn plan(
     let mut private = None;
     if let Some(group) = &request.group {
         if request.topology == Topology::Create {
-            create_letters(hub, &names::dead_letter_topic(topic, group), until).await?;
+            dead_letter::ensure(hub, topic, group, until).await?;
             private::ensure(hub, topic, group, until).await?;
         }
         let name = names::retry_topic(topic, group);
@@ -142,22 +141,6 @@ async fn plan(
         };
     }
     Ok(Plan { found, private })
-}
-
-/// Creates the topic for dead letters unless it is there. Compaction keeps each letter until it is
-/// removed by its name.
-async fn create_letters(hub: &Hub, name: &str, until: Instant) -> Result<()> {
-    if hub.find(name, until).await.is_ok() {
-        return Ok(());
-    }
-    let replicas = TopicReplication::Fixed(hub.config.replicas.map_or(-1, i32::from));
-    let topic = NewTopic::new(name, 1, replicas).set("cleanup.policy", "compact");
-    let making = hub.admin()?.create_topics([&topic], &topology::options(until));
-    let made = topology::answered(hub, until, making).await?;
-    match made.into_iter().find_map(std::result::Result::err) {
-        None | Some((_, RDKafkaErrorCode::TopicAlreadyExists)) => Ok(()),
-        Some((_, code)) => Err(topology::refused(code).with_context("name", name)),
-    }
 }
 
 fn job(

@@ -35,6 +35,12 @@ pub(crate) struct Found {
 }
 
 impl Found {
+    /// The topic with a group's dead letters, which is nobody else's. They are in one partition.
+    pub(crate) fn letters(native: &str) -> Self {
+        let native = native.to_owned();
+        Self { layout: Layout::Plain, queue: false, native, partitions: 1, replicas: 0 }
+    }
+
     pub(crate) fn info(&self, topic: &TopicName) -> TopicInfo {
         TopicInfo::new(topic.clone(), self.layout, self.queue, self.native.clone())
     }
@@ -348,8 +354,35 @@ async fn setting<const N: usize>(
     Ok(found)
 }
 
+/// Creates a topic that is private to a group unless it is there, with that many partitions and
+/// those settings, and waits until it can be used.
+///
+/// # Errors
+/// What the broker has against it, or what keeps it from answering.
+pub(crate) async fn create_private(
+    hub: &Hub,
+    native: &str,
+    (partitions, settings): (i32, &[(&str, &str)]),
+    until: Instant,
+) -> Result<()> {
+    match hub.find(native, until).await {
+        Err(error) if error.kind() == ErrorKind::NotFound => {}
+        found => return found.map(drop),
+    }
+    let replicas = hub.config.replicas.map_or(BROKERS_CHOICE, i32::from);
+    let topic = NewTopic::new(native, partitions, TopicReplication::Fixed(replicas));
+    let topic = settings.iter().fold(topic, |topic, (name, value)| topic.set(name, value));
+    let making = hub.admin()?.create_topics([&topic], &options(until));
+    match answered(hub, until, making).await?.into_iter().find_map(std::result::Result::err) {
+        None | Some((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
+        Some((_, code)) => return Err(refused(code).with_context("name", native)),
+    }
+    wait_for_leaders(hub, native, until).await?;
+    hub.find(native, until).await.map(drop)
+}
+
 /// Waits until the topic can be used: whoever made it only told the controller.
-pub(crate) async fn wait_for_leaders(hub: &Hub, native: &str, until: Instant) -> Result<()> {
+async fn wait_for_leaders(hub: &Hub, native: &str, until: Instant) -> Result<()> {
     loop {
         let name = native.to_owned();
         let is_led = select(hub, Some(name.clone()), until, move |topic| {

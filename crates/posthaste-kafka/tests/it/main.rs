@@ -20,6 +20,8 @@ mod closing;
 #[cfg(unix)]
 mod connecting;
 #[cfg(unix)]
+mod dead_letters;
+#[cfg(unix)]
 mod groups;
 #[cfg(unix)]
 mod member;
@@ -62,6 +64,7 @@ fn main() {
     receiving::add(&mut suite);
     rebalancing::add(&mut suite);
     private::add(&mut suite);
+    dead_letters::add(&mut suite);
     whole::add(&mut suite);
     let (trials, missing) = suite.finish();
     let conclusion = libtest_mimic::run(&arguments, trials);
