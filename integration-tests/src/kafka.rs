@@ -85,9 +85,13 @@ impl fmt::Debug for Login {
     }
 }
 
-/// A connection as an application makes it.
+/// A connection as an application makes it that cannot wait long for a process that was killed: the
+/// broker keeps its partitions for it that long, 45 s unless set. It takes no less than 6 s.
 pub(crate) async fn connect(url: &str) -> Result<Arc<dyn Broker>> {
-    Ok(Arc::new(KafkaBroker::connect(KafkaConfig::from_url(url)?).await?))
+    let config = KafkaConfig::from_url(url)?
+        .property("session.timeout.ms", "6000")
+        .property("heartbeat.interval.ms", "1500");
+    Ok(Arc::new(KafkaBroker::connect(config).await?))
 }
 
 #[derive(Debug)]

@@ -69,7 +69,7 @@ async fn blocking<T: Send + 'static>(
     call: impl FnOnce() -> KafkaResult<T> + Send + 'static,
 ) -> Result<T> {
     let called = tokio::task::spawn_blocking(call).await;
-    called.map_err(|error| failed(error))?.map_err(failed)
+    called.map_err(failed)?.map_err(failed)
 }
 
 #[cold]
