@@ -8,7 +8,7 @@ use posthaste_conformance::Harness;
 use posthaste_core::{Capabilities, Result};
 use tokio::time::Instant;
 
-use crate::{memory, nats};
+use crate::{kafka, memory, nats};
 
 /// A broker that answers, and what it can do.
 #[derive(Debug, Clone)]
@@ -37,6 +37,7 @@ const KNOWN: &[Known] = &[
     ("memory", memory::harness),
     ("nats", || nats::harness("nats")),
     ("nats@2.9", || nats::harness("nats@2.9")),
+    ("kafka", || kafka::harness("kafka")),
 ];
 
 /// Looks for every broker that is asked for.
@@ -103,6 +104,12 @@ pub fn one(name: &str) -> std::result::Result<Found, String> {
             Err(format!("there is no broker `{name}` here, but {}", known.join(", ")))
         }
     }
+}
+
+/// The variable that names a server which is there: `POSTHASTE_NATS_2_9_URL` of `nats@2.9`.
+pub(crate) fn url_variable(id: &str) -> String {
+    let upper = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_uppercase() } else { '_' };
+    format!("POSTHASTE_{}_URL", id.chars().map(upper).collect::<String>())
 }
 
 /// The value of an environment variable; empty counts as unset.

@@ -4,6 +4,11 @@
 //! Two programs use it: the suite, `tests/it`, and the long fault run, `src/bin/faults`.
 
 pub mod brokers;
+mod folder;
+mod kafka;
+mod kafka_foreign;
+mod kafka_mistakes;
+mod kafka_node;
 mod memory;
 mod nats;
 mod nats_mistakes;

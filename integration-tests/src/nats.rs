@@ -13,7 +13,8 @@ use posthaste_core::{Broker, Error, ErrorKind, Layout, Result, TopicName};
 use posthaste_nats::{Binding, NatsBroker, NatsConfig};
 use tokio::sync::Mutex;
 
-use crate::brokers::variable;
+use crate::brokers::{url_variable, variable};
+use crate::folder::Folder;
 use crate::{nats_mistakes, record};
 
 /// Where a child process finds the server.
@@ -26,7 +27,7 @@ const STOP: Duration = Duration::from_secs(15);
 
 /// The server of that id: by its variable, else by its record.
 pub(crate) fn harness(id: &str) -> std::result::Result<Arc<dyn Harness>, String> {
-    let given = variable(&variable_of(id));
+    let given = variable(&url_variable(id));
     let record = record::read(id);
     let (url, version, program) = match (given, record) {
         (Some(url), Ok(record)) => (url, Some(record.version), Some(record.program)),
@@ -55,12 +56,6 @@ pub(crate) fn harness(id: &str) -> std::result::Result<Arc<dyn Harness>, String>
         offers.extend([Need::Restart, Need::Kill, Need::Pause, Need::Mistakes]);
     }
     Ok(Arc::new(Nats { name, version, program, offers, server }))
-}
-
-/// `POSTHASTE_NATS_2_9_URL` of `nats@2.9`.
-fn variable_of(id: &str) -> String {
-    let upper = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_uppercase() } else { '_' };
-    format!("POSTHASTE_{}_URL", id.chars().map(upper).collect::<String>())
 }
 
 fn address(url: &str) -> Option<SocketAddr> {
@@ -131,24 +126,13 @@ struct Private {
     _folder: Folder,
 }
 
-/// Data and output of one server; deleted with it.
-#[derive(Debug)]
-struct Folder(PathBuf);
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        // What cannot be deleted is under `target`.
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
-
 impl Remote {
     /// A server of our own, with further arguments.
     pub(crate) async fn start(program: &Path, further: &[&str]) -> Result<Self> {
         let port = free_port()?;
         let addr = SocketAddr::from(([127, 0, 0, 1], port));
-        let dir = record::dir().join("private").join(format!("nats-{port}-{}", fastrand::u32(..)));
-        let data = dir.join("data");
+        let folder = Folder::of("nats", port);
+        let data = folder.path().join("data");
         let spec = ServerSpec::new(program, &data, Ready::Line("Server is ready".to_owned()))
             .args(["-js", "-a", "127.0.0.1", "-p"])
             .arg(port.to_string())
@@ -156,7 +140,7 @@ impl Remote {
             .arg(&data)
             .args(further.iter().copied());
         let server = Mutex::new(Server::start(spec).await?);
-        let private = Some(Private { server, _folder: Folder(dir) });
+        let private = Some(Private { server, _folder: folder });
         Ok(Self { url: format!("nats://127.0.0.1:{port}"), addr, private })
     }
 

@@ -1,5 +1,6 @@
 //! What `cargo xtask brokers up` left about the brokers that it started.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -12,6 +13,16 @@ pub(crate) struct Record {
     pub(crate) url: String,
     /// The server's executable, for private instances.
     pub(crate) program: PathBuf,
+    /// How it was called, and where.
+    pub(crate) args: Vec<String>,
+    pub(crate) folder: PathBuf,
+    pub(crate) ports: Vec<u16>,
+    /// The user of a login by password.
+    #[serde(default)]
+    pub(crate) user: Option<String>,
+    /// Files that clients need, by purpose.
+    #[serde(default)]
+    pub(crate) files: BTreeMap<String, PathBuf>,
 }
 
 /// `target/brokers` of this workspace.

@@ -7,7 +7,7 @@ use posthaste_conformance::child;
 use posthaste_core::{Broker, Error, Result};
 
 use crate::brokers::variable;
-use crate::nats;
+use crate::{kafka, nats};
 
 /// Plays the role until the process is killed.
 #[expect(clippy::print_stderr, reason = "what fails here is read by a person")]
@@ -32,8 +32,11 @@ pub fn play(role: &str) -> ExitCode {
 
 /// A connection from what the harness left in the environment.
 async fn connect() -> Result<Arc<dyn Broker>> {
-    match variable(nats::CHILD_URL) {
-        Some(url) => nats::connect(&url).await,
-        None => Err(Error::invalid("no broker here can be reached from another process")),
+    if let Some(url) = variable(nats::CHILD_URL) {
+        return nats::connect(&url).await;
     }
+    if let Some(url) = variable(kafka::CHILD_URL) {
+        return kafka::connect(&url).await;
+    }
+    Err(Error::invalid("no broker here can be reached from another process"))
 }

@@ -46,14 +46,28 @@ replica.lag.time.max.ms=2000
 broker.session.timeout.ms=6000
 ";
 
-/// One node, no login, no TLS.
+/// One node without TLS. No login is needed, and none is taken, except at the third port, which
+/// takes no client without one. A rehearsal goes without that port.
+///
+/// Files: `password`.
 pub(crate) fn open(site: &Site<'_>) -> Result<Launch> {
-    let &[client, controller, ..] = site.ports else { return fail("Kafka takes two ports") };
-    let cluster = Cluster { site, controllers: &[controller], memory: "512m", further: "" };
-    let listeners = Listeners::plain(client);
+    let &[client, controller, ref further @ ..] = site.ports else {
+        return fail("Kafka takes two ports, or three");
+    };
+    let (password, password_file) = secrets::password(site.state, "password")?;
+    let login = format!(
+        "sasl.enabled.mechanisms=PLAIN
+listener.name.login.plain.sasl.jaas.config={}
+",
+        plain(&password)
+    );
+    let cluster = Cluster { site, controllers: &[controller], memory: "512m", further: &login };
+    let listeners = Listeners { login: further.first().copied(), ..Listeners::plain(client) };
     let server = cluster.node(1, &listeners)?;
     cluster.format(&[1])?;
-    Ok(Launch::open(server, format!("kafka://127.0.0.1:{client}")))
+    let open = Launch::open(server, format!("kafka://127.0.0.1:{client}"));
+    let files = [("password".to_owned(), password_file)].into();
+    Ok(Launch { user: Some(USER.to_owned()), files, ..open })
 }
 
 /// Three nodes that hold three copies of everything; the first is the server of the record.
@@ -88,8 +102,7 @@ pub(crate) fn with_tls(site: &Site<'_>) -> Result<Launch> {
     secrets::write_private(&identity, &pair)?;
     let security = format!(
         "sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-512
-listener.name.clients.plain.sasl.jaas.config=\
-org.apache.kafka.common.security.plain.PlainLoginModule required user_{USER}=\"{password}\";
+listener.name.clients.plain.sasl.jaas.config={}
 listener.name.clients.scram-sha-512.sasl.jaas.config=\
 org.apache.kafka.common.security.scram.ScramLoginModule required;
 ssl.keystore.type=PEM
@@ -98,14 +111,22 @@ ssl.truststore.type=PEM
 ssl.truststore.location={}
 ssl.client.auth=none
 ",
+        plain(&password),
         identity.display(),
         tls.ca.display(),
     );
     let cluster = Cluster { site, controllers: &[controller], memory: "512m", further: &security };
-    let server = cluster.node(1, &Listeners { client, security: "SASL_SSL", internal })?;
+    let server =
+        cluster.node(1, &Listeners { client, security: "SASL_SSL", internal, login: None })?;
     cluster.format_with(&[1], Some(&password))?;
     let url = format!("kafkas://127.0.0.1:{client}");
     Ok(Launch::open(server, url.clone()).secured(url, USER, tls, password_file))
+}
+
+/// Who may log in by `PLAIN`, as the configuration has it.
+fn plain(password: &str) -> String {
+    let module = "org.apache.kafka.common.security.plain.PlainLoginModule";
+    format!("{module} required user_{USER}=\"{password}\";")
 }
 
 /// Asks each node which requests it takes and, where that needs no login, which nodes it knows:
@@ -179,11 +200,13 @@ struct Listeners {
     client: u16,
     security: &'static str,
     internal: u16,
+    /// Where clients need a login by `PLAIN`.
+    login: Option<u16>,
 }
 
 impl Listeners {
     fn plain(client: u16) -> Self {
-        Self { client, security: "PLAINTEXT", internal: client }
+        Self { client, security: "PLAINTEXT", internal: client, login: None }
     }
 }
 
@@ -203,13 +226,17 @@ impl Cluster<'_> {
             let _written = write!(listeners, ",NODES://127.0.0.1:{}", at.internal);
             between = "NODES";
         }
+        if let Some(login) = at.login {
+            let _written = write!(listeners, ",LOGIN://127.0.0.1:{login}");
+        }
         let config = format!(
             "{SMALL}node.id={number}
 controller.quorum.voters={}
 listeners={listeners},CONTROLLER://127.0.0.1:{controller}
 advertised.listeners={listeners}
 inter.broker.listener.name={between}
-listener.security.protocol.map=CONTROLLER:PLAINTEXT,NODES:PLAINTEXT,CLIENTS:{}
+listener.security.protocol.map=\
+CONTROLLER:PLAINTEXT,NODES:PLAINTEXT,LOGIN:SASL_PLAINTEXT,CLIENTS:{}
 log.dirs={}
 default.replication.factor={copies}
 offsets.topic.replication.factor={copies}

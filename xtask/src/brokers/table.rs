@@ -51,7 +51,7 @@ const KAFKA: Entry = Entry {
     name: "kafka",
     version: "4.2.0",
     beside: None,
-    in_suite: false,
+    in_suite: true,
     install: Install::Maven {
         name: "kafka",
         artifact: "org.apache.kafka:kafka_2.13",
@@ -59,7 +59,7 @@ const KAFKA: Entry = Entry {
         further: &["org.slf4j:slf4j-simple:1.7.36"],
         rehearsal: kafka::open,
     },
-    ports: 2,
+    ports: 3,
     launch: kafka::open,
     probe: kafka::probe,
 };
@@ -136,7 +136,14 @@ pub(crate) const TABLE: &[Entry] = &[
         ..NATS
     },
     KAFKA,
-    Entry { id: "kafka3", name: "kafka3", ports: 6, launch: kafka::three, ..KAFKA },
+    Entry {
+        id: "kafka3",
+        name: "kafka3",
+        in_suite: false,
+        ports: 6,
+        launch: kafka::three,
+        ..KAFKA
+    },
     Entry {
         id: "kafka-tls",
         name: "kafka-tls",

@@ -1,0 +1,93 @@
+//! What another program does at Kafka: the native client, without this library.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use posthaste_conformance::Foreign;
+use posthaste_core::{Error, ErrorKind, Result};
+use rdkafka::ClientConfig;
+use rdkafka::client::ClientContext;
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::error::{KafkaError, KafkaResult};
+use rdkafka::message::{DeliveryResult, Header, OwnedHeaders};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _, ProducerContext};
+
+/// By when a message is stored.
+const STORED: Duration = Duration::from_secs(20);
+/// How long one question to a broker may take.
+const ANSWER: Duration = Duration::from_secs(2);
+
+/// Stores a message in a topic, by its name at the broker.
+pub(crate) async fn produce(address: &str, topic: &str, message: &Foreign) -> Result<()> {
+    let (mut config, topic, message) = (client(address), topic.to_owned(), message.clone());
+    config.set("message.timeout.ms", STORED.as_millis().to_string());
+    blocking(move || {
+        let producer: BaseProducer<Fate> = config.create_with_context(Fate::default())?;
+        // Neither key nor headers, unless there are some: as the simplest of programs writes.
+        let mut record = BaseRecord::<str, [u8]>::to(&topic).payload(&message.payload[..]);
+        if let Some(key) = &message.key {
+            record = record.key(key);
+        }
+        if !message.headers.is_empty() {
+            let headers = OwnedHeaders::new_with_capacity(message.headers.len());
+            record =
+                record.headers(message.headers.iter().fold(headers, |headers, (key, value)| {
+                    headers.insert(Header { key, value: Some(value) })
+                }));
+        }
+        producer.send(record).map_err(|(error, _)| error)?;
+        producer.flush(STORED)?;
+        let fate = producer.context().0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        fate.unwrap_or(Err(KafkaError::Canceled))
+    })
+    .await
+}
+
+/// Whether a broker can be used: it knows where it is itself.
+pub(crate) async fn answers(address: &str) -> Result<()> {
+    let config = client(address);
+    let known = blocking(move || {
+        let client: BaseConsumer = config.create()?;
+        // Of no topic: a topic that nobody made is asked for, because all would be many.
+        let metadata = client.fetch_metadata(Some("nobody-made-this"), ANSWER)?;
+        Ok(metadata.brokers().len())
+    });
+    match known.await? {
+        0 => Err(Error::new(ErrorKind::Connection, "no broker is there yet")),
+        _ => Ok(()),
+    }
+}
+
+fn client(address: &str) -> ClientConfig {
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", address).set("client.id", "another-program");
+    config
+}
+
+/// Calls of the native client block, also that which ends it.
+async fn blocking<T: Send + 'static>(
+    call: impl FnOnce() -> KafkaResult<T> + Send + 'static,
+) -> Result<T> {
+    let called = tokio::task::spawn_blocking(call).await;
+    called.map_err(failed)?.map_err(failed)
+}
+
+#[cold]
+fn failed(error: impl std::error::Error + Send + Sync + 'static) -> Error {
+    Error::new(ErrorKind::Fatal, "the native client failed").with_source(error)
+}
+
+/// What became of the only message.
+#[derive(Debug, Default)]
+struct Fate(Mutex<Option<KafkaResult<()>>>);
+
+impl ClientContext for Fate {}
+
+impl ProducerContext for Fate {
+    type DeliveryOpaque = ();
+
+    fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
+        let fate = result.as_ref().map(|_| ()).map_err(|(error, _)| error.clone());
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(fate);
+    }
+}
