@@ -2,6 +2,7 @@
 
 mod address;
 mod admin;
+mod binding;
 mod broker;
 mod completion;
 mod config;
@@ -14,9 +15,11 @@ mod error;
 mod groups;
 mod hub;
 mod names;
+mod offsets;
 mod producer;
 mod properties;
 mod publish;
+mod settings;
 mod settle;
 #[expect(dead_code, reason = "the broker's handle starts subscriptions once it is switched")]
 mod subscribe;
@@ -25,5 +28,6 @@ mod topology;
 mod tracker;
 mod worker;
 
+pub use binding::Binding;
 pub use broker::{KafkaBroker, KafkaNative};
 pub use config::{Compression, GroupProtocol, KafkaConfig, Sasl};

@@ -18,6 +18,8 @@
 
 #[path = "../src/address.rs"]
 mod address;
+#[path = "../src/binding.rs"]
+mod binding;
 #[path = "../src/completion.rs"]
 mod completion;
 #[path = "../src/config.rs"]
@@ -38,12 +40,16 @@ mod groups;
 mod hub;
 #[path = "../src/names.rs"]
 mod names;
+#[path = "../src/offsets.rs"]
+mod offsets;
 #[path = "../src/producer.rs"]
 mod producer;
 #[path = "../src/properties.rs"]
 mod properties;
 #[path = "../src/publish.rs"]
 mod publish;
+#[path = "../src/settings.rs"]
+mod settings;
 #[path = "../src/settle.rs"]
 mod settle;
 #[path = "../src/subscribe.rs"]
