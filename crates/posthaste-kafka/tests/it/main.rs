@@ -16,6 +16,8 @@
 #[cfg(unix)]
 mod adapter;
 #[cfg(unix)]
+mod binding;
+#[cfg(unix)]
 mod closing;
 #[cfg(unix)]
 mod connecting;
@@ -51,6 +53,7 @@ fn main() {
     topology::add(&mut suite);
     groups::add(&mut suite);
     ranges::add(&mut suite);
+    binding::add(&mut suite);
     whole::add(&mut suite);
     let (trials, missing) = suite.finish();
     let conclusion = libtest_mimic::run(&arguments, trials);
