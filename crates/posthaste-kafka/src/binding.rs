@@ -22,7 +22,7 @@ const TOPIC_LIMIT: usize = 249;
 #[must_use = "a binding does nothing until `KafkaConfig::bind`"]
 pub struct Binding {
     pub(crate) name: String,
-    is_ordered: bool,
+    pub(crate) is_ordered: bool,
     groups: BTreeMap<String, String>,
 }
 
