@@ -189,7 +189,6 @@ fn capabilities(config: &KafkaConfig) -> Capabilities {
     can.deliver_at = Support::refused("Kafka delivers no message later");
     can.deduplication = Support::refused("Kafka does not know messages by their ids");
     can.deduplication_window = None;
-    can.binding = Support::refused("this adapter does not bind existing topics yet");
     can.max_message_bytes = Some(config.max_message_bytes().saturating_sub(RESERVE));
     can.max_batch = 1_000;
     can.max_flights = 8;

@@ -1,11 +1,13 @@
 //! What a connection to Kafka shall be.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use posthaste_core::{Error, Result};
 
+use crate::binding::{Binding, Bindings};
 use crate::error::BROKER;
 use crate::{address, properties};
 
@@ -38,6 +40,7 @@ pub struct KafkaConfig {
     pub(crate) instance_id: Option<String>,
     pub(crate) rack: Option<String>,
     pub(crate) properties: Vec<(String, String)>,
+    bindings: HashMap<String, Binding>,
 }
 
 /// How a login by user and password is shown to the broker.
@@ -116,6 +119,7 @@ impl KafkaConfig {
             instance_id: None,
             rack: None,
             properties: Vec::new(),
+            bindings: HashMap::new(),
         }
     }
 
@@ -242,10 +246,34 @@ impl KafkaConfig {
         self
     }
 
+    /// Uses an existing Kafka topic for a topic, instead of one of the default name. The topic is
+    /// the name the application uses.
+    ///
+    /// ```
+    /// use posthaste_kafka::{Binding, KafkaConfig};
+    /// let config = KafkaConfig::new("localhost").bind(
+    ///     "orders",
+    ///     Binding::topic("Legacy.Orders").group("billing", "billing-consumer-v3"),
+    /// );
+    /// ```
+    pub fn bind(mut self, topic: impl Into<String>, binding: Binding) -> Self {
+        self.bindings.insert(topic.into(), binding);
+        self
+    }
+
     /// Checks names and numbers.
     pub(crate) fn check(&self) -> Result<()> {
         self.check_parts().map_err(|error| error.with_broker(BROKER))?;
+        self.bindings()?;
         properties::check(self)
+    }
+
+    /// What is bound.
+    ///
+    /// # Errors
+    /// `Invalid` for names.
+    pub(crate) fn bindings(&self) -> Result<Bindings> {
+        Bindings::new(&self.bindings).map_err(|error| error.with_broker(BROKER))
     }
 
     fn check_parts(&self) -> Result<()> {
@@ -330,6 +358,7 @@ impl fmt::Debug for KafkaConfig {
             .field("instance_id", &self.instance_id)
             .field("rack", &self.rack)
             .field("properties", &properties)
+            .field("bindings", &self.bindings)
             .finish()
     }
 }
@@ -388,6 +417,8 @@ mod tests {
             (new().request_timeout(Duration::MAX), "request_timeout"),
             (new().linger(Duration::from_secs(10)), "linger"),
             (new().tls_ca("ca.pem").tls(false), "tls"),
+            (new().bind("a b", Binding::topic("o")), "a b"),
+            (new().bind("orders", Binding::topic("a/b")), "a/b"),
         ] {
             let error = config.check().unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Invalid, "{config:?}: {error}");

@@ -6,18 +6,19 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use posthaste_core::{Error, ErrorKind, Layout, Result, TopicName};
+use posthaste_core::{Error, ErrorKind, GroupName, Layout, Result, TopicName};
 use rdkafka::admin::{AdminOptions, ResourceSpecifier};
+use rdkafka::metadata::MetadataTopic;
 use rdkafka::types::RDKafkaRespErr;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::binding::{Binding, Bindings};
 use crate::config::KafkaConfig;
 use crate::connect::{self, Administrator, Clients, Owned};
 use crate::context::Signs;
 use crate::error::{self, BROKER};
-use crate::names;
 use crate::producer::Producer;
 use crate::properties::Role;
 use crate::worker::{self, Asked, Worker};
@@ -34,6 +35,7 @@ const ENDING: Duration = Duration::from_millis(700);
 /// One connection and what is known behind it.
 pub(crate) struct Hub {
     pub(crate) config: KafkaConfig,
+    pub(crate) bindings: Arc<Bindings>,
     pub(crate) signs: Arc<Signs>,
     /// Blocking questions.
     pub(crate) worker: Worker,
@@ -74,6 +76,7 @@ impl Hub {
     /// Cancel safe.
     pub(crate) async fn connect(config: KafkaConfig) -> Result<Self> {
         config.check()?;
+        let bindings = Arc::new(config.bindings()?);
         let signs = Arc::new(Signs::default());
         let Clients { producer, admin, worker } = connect::connect(&config, &signs).await?;
         let usual_batch = config.client(Role::Producer);
@@ -81,6 +84,7 @@ impl Hub {
         Ok(Self {
             usual_batch: usual_batch.unwrap_or(USUAL_BATCH),
             config,
+            bindings,
             signs,
             worker,
             tasks: TaskTracker::new(),
@@ -142,9 +146,31 @@ impl Hub {
         Instant::now() + self.config.request_timeout
     }
 
-    /// The name of a topic at the broker.
-    pub(crate) fn to_kafka_name(topic: &TopicName, layout: Layout, queue: bool) -> String {
-        names::topic(topic, layout, queue)
+    /// What the topic is bound to, if it is.
+    pub(crate) fn binding(&self, topic: &TopicName) -> Option<&Binding> {
+        self.bindings.get(topic)
+    }
+
+    /// The name of a topic at the broker: its own, or the one it is bound to.
+    pub(crate) fn native_name(&self, topic: &TopicName, layout: Layout, queue: bool) -> String {
+        self.bindings.native_name(topic, layout, queue)
+    }
+
+    /// The id of a group at the broker: its own, or the one it is bound to.
+    pub(crate) fn group_id(&self, topic: &TopicName, group: &GroupName) -> String {
+        self.bindings.group_id(topic, group)
+    }
+
+    /// Whether what holds the topic is ours to change.
+    ///
+    /// # Errors
+    /// `Unsupported` for a topic that is bound.
+    pub(crate) fn check_ours(&self, topic: &TopicName) -> Result<()> {
+        let Some(binding) = self.binding(topic) else { return Ok(()) };
+        Err(Error::unsupported("a bound topic is never changed or deleted")
+            .with_context("name", &binding.name)
+            .with_topic(topic)
+            .with_broker(BROKER))
     }
 
     /// What is known of a topic at the broker, which is asked the first time.
@@ -295,12 +321,21 @@ fn describe(client: &Asked, name: &str, limit: Duration) -> Result<i32> {
     let Some(topic) = metadata.topics().iter().find(|topic| topic.name() == name) else {
         return Err(no_topic(name));
     };
+    check_there(topic)?;
+    Ok(i32::try_from(topic.partitions().len()).unwrap_or(i32::MAX))
+}
+
+/// Whether a topic that was asked for by its name is there: the answer names it in any case.
+///
+/// # Errors
+/// `NotFound`; what the broker says of it.
+pub(crate) fn check_there(topic: &MetadataTopic) -> Result<()> {
     match topic.error() {
         // Its partitions are being made, or wait for a leader: the client waits for them too.
-        None | Some(RDKafkaRespErr::RD_KAFKA_RESP_ERR_LEADER_NOT_AVAILABLE) => {
-            Ok(i32::try_from(topic.partitions().len()).unwrap_or(i32::MAX))
+        None | Some(RDKafkaRespErr::RD_KAFKA_RESP_ERR_LEADER_NOT_AVAILABLE) => Ok(()),
+        Some(RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART) => {
+            Err(no_topic(topic.name()))
         }
-        Some(RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART) => Err(no_topic(name)),
         Some(code) => Err(error::of(&rdkafka::error::KafkaError::MetadataFetch(code.into()))),
     }
 }

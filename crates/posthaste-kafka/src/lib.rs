@@ -2,6 +2,7 @@
 
 mod address;
 mod admin;
+mod binding;
 mod broker;
 mod completion;
 mod config;
@@ -15,16 +16,19 @@ mod groups;
 mod hub;
 mod letters;
 mod names;
+mod offsets;
 mod private;
 mod producer;
 mod properties;
 mod publish;
+mod settings;
 mod settle;
 mod subscribe;
 mod topology;
 mod tracker;
 mod worker;
 
+pub use binding::Binding;
 pub use broker::{KafkaBroker, KafkaNative};
 pub use config::{Compression, GroupProtocol, KafkaConfig, Sasl};
 pub use convert::TOMBSTONE;

@@ -7,16 +7,16 @@
 use std::sync::Arc;
 
 use posthaste_core::broker::{Destination, Outcomes, SendOptions, Stored};
-use posthaste_core::{Envelope, Error, ErrorKind, Result};
+use posthaste_core::{Difference, Envelope, Error, ErrorKind, Result};
 use rdkafka::error::RDKafkaErrorCode;
 use smallvec::SmallVec;
 use tokio::time::Instant;
 
 use crate::completion::{Fate, Waiting};
-use crate::convert;
 use crate::error::{self, BROKER};
-use crate::hub::Hub;
+use crate::hub::{Hub, Known};
 use crate::producer::{Producer, Record};
+use crate::{convert, settings};
 
 pub(crate) async fn publish(
     hub: &Hub,
@@ -27,7 +27,7 @@ pub(crate) async fn publish(
     hub.open()?;
     refuse(options)?;
     let until = hub.deadline();
-    let name = Hub::to_kafka_name(&to.topic, to.layout, to.queue);
+    let name = hub.native_name(&to.topic, to.layout, to.queue);
     let producer = match ready(hub, to, &name, until).await {
         Ok(producer) => producer,
         Err(error) => return Ok(Outcomes::failed(batch.len(), &error)),
@@ -61,8 +61,32 @@ fn refuse(options: &SendOptions) -> Result<()> {
 
 /// By whom it can be sent there, if it can.
 async fn ready(hub: &Hub, to: &Destination, name: &str, until: Instant) -> Result<Arc<Producer>> {
-    let known = hub.find(name, until).await?;
+    let mut known = hub.find(name, until).await?;
+    if check_layout(hub, to, known).is_err() {
+        // It may have got partitions since it was found.
+        hub.forget(name);
+        known = hub.find(name, until).await?;
+        check_layout(hub, to, known)?;
+    }
+    let producer = hub.producer(known, until).await?;
+    match producer.fatal() {
+        Some(fatal) => Err(fatal),
+        None => Ok(producer),
+    }
+}
+
+/// Whether the topic orders as whoever publishes believes. Its name vouches for most of that, but
+/// not where it is bound.
+///
+/// # Errors
+/// `Conflict` naming what differs.
+fn check_layout(hub: &Hub, to: &Destination, known: Known) -> Result<()> {
     let found = known.partitions;
+    if let Some(binding) = hub.binding(&to.topic) {
+        let found = (binding.layout(found)?, false);
+        return Difference::refuse(&settings::shape((to.layout, to.queue), found))
+            .map_err(|error| error.with_topic(&to.topic).with_broker(BROKER));
+    }
     match to.layout.partitions() {
         // Zero: they are being made.
         Some(wanted) if found > 0 && found < i32::from(wanted) => {
@@ -71,13 +95,7 @@ async fn ready(hub: &Hub, to: &Destination, name: &str, until: Instant) -> Resul
                 .with_context("found", found)
                 .with_broker(BROKER))
         }
-        _ => {
-            let producer = hub.producer(known, until).await?;
-            match producer.fatal() {
-                Some(fatal) => Err(fatal),
-                None => Ok(producer),
-            }
-        }
+        _ => Ok(()),
     }
 }
 

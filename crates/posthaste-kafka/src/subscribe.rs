@@ -151,7 +151,7 @@ fn job(
     until: Instant,
 ) -> Job {
     let id = match &request.group {
-        Some(group) => names::group_id(topic, group),
+        Some(group) => hub.group_id(topic, group),
         None => format!("{topic}__ephemeral-{}", Uuid::now_v7()),
     };
     let mut client = hub.config.client(Role::Consumer(&id));

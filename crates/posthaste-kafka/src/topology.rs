@@ -1,4 +1,4 @@
-//! Topics: what they are made with, what they are compared by, how they are found.
+//! Topics: how they are found, made and deleted.
 //!
 //! The name at the broker says how a topic orders and whether it is a queue. So one topic can be
 //! found under several names, and whoever asks for another one than there is has to be told.
@@ -14,9 +14,10 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::metadata::MetadataTopic;
 use tokio::time::Instant;
 
+use crate::binding::Binding;
 use crate::error::{self, BROKER};
-use crate::hub::{Hub, Known};
-use crate::names;
+use crate::hub::{Hub, Known, check_there};
+use crate::{names, settings};
 
 /// The pause between two looks at what comes to be by itself.
 const PAUSE: Duration = Duration::from_millis(20);
@@ -31,7 +32,7 @@ pub(crate) struct Found {
     /// What it is called there.
     pub(crate) native: String,
     pub(crate) partitions: i32,
-    replicas: usize,
+    pub(crate) replicas: usize,
 }
 
 impl Found {
@@ -39,6 +40,17 @@ impl Found {
     pub(crate) fn letters(native: &str) -> Self {
         let native = native.to_owned();
         Self { layout: Layout::Plain, queue: false, native, partitions: 1, replicas: 0 }
+    }
+
+    fn new(found: &MetadataTopic, layout: Layout, queue: bool) -> Self {
+        let partitions = found.partitions();
+        Self {
+            layout,
+            queue,
+            native: found.name().to_owned(),
+            partitions: i32::try_from(partitions.len()).unwrap_or(i32::MAX),
+            replicas: partitions.iter().map(|one| one.replicas().len()).min().unwrap_or(0),
+        }
     }
 
     pub(crate) fn info(&self, topic: &TopicName) -> TopicInfo {
@@ -53,9 +65,7 @@ impl Found {
 pub(crate) async fn find(hub: &Hub, topic: &TopicName, until: Instant) -> Result<Found> {
     let mut all = list(hub, topic, until).await?;
     match (all.pop(), all.is_empty()) {
-        (None, _) => Err(Error::new(ErrorKind::NotFound, "the topic does not exist")
-            .with_topic(topic)
-            .with_broker(BROKER)),
+        (None, _) => Err(no_topic(hub, topic)),
         (Some(found), true) => Ok(found),
         (Some(last), false) => {
             let names: Vec<_> = all.iter().chain([&last]).map(|found| &*found.native).collect();
@@ -65,6 +75,18 @@ pub(crate) async fn find(hub: &Hub, topic: &TopicName, until: Instant) -> Result
                 .with_broker(BROKER))
         }
     }
+}
+
+#[cold]
+fn no_topic(hub: &Hub, topic: &TopicName) -> Error {
+    let error = match hub.binding(topic) {
+        None => Error::new(ErrorKind::NotFound, "the topic does not exist"),
+        Some(binding) => {
+            let why = "the topic is bound to one that does not exist, and that is never created";
+            Error::new(ErrorKind::NotFound, why).with_context("name", &binding.name)
+        }
+    };
+    error.with_topic(topic).with_broker(BROKER)
 }
 
 /// What the topic is.
@@ -78,15 +100,18 @@ pub(crate) async fn describe(hub: &Hub, topic: &TopicName) -> Result<TopicInfo> 
 /// Creates the topic if it is missing. Groups are not looked at.
 ///
 /// # Errors
-/// `Conflict` naming what differs; `Unsupported` for what Kafka has no setting for.
+/// `Conflict` naming what differs; `Unsupported` for what Kafka has no setting for; `NotFound` for
+/// a bound topic, which is never created.
 pub(crate) async fn ensure(hub: &Hub, spec: &TopicSpec) -> Result<Found> {
-    check(spec)?;
+    settings::check(spec)?;
     let until = hub.deadline();
     let found = match find(hub, &spec.name, until).await {
-        Err(error) if error.kind() == ErrorKind::NotFound => create(hub, spec, until).await?,
+        Err(error) if error.kind() == ErrorKind::NotFound && hub.binding(&spec.name).is_none() => {
+            create(hub, spec, until).await?
+        }
         found => found?,
     };
-    let differences = compare_found(hub, spec, &found, until).await?;
+    let differences = settings::compare(hub, spec, &found, until).await?;
     Difference::refuse(&differences).map_err(|error| error.with_broker(BROKER))?;
     // Publishers need not ask again.
     hub.find(&found.native, until).await?;
@@ -95,8 +120,11 @@ pub(crate) async fn ensure(hub: &Hub, spec: &TopicSpec) -> Result<Found> {
 
 /// Takes the spec for the truth.
 pub(crate) fn assume(hub: &Hub, spec: &TopicSpec) -> TopicInfo {
-    let native = Hub::to_kafka_name(&spec.name, spec.layout, spec.queue);
-    if let Some(n) = spec.layout.partitions() {
+    let native = hub.native_name(&spec.name, spec.layout, spec.queue);
+    // The name of a bound topic says nothing of its partitions: whoever publishes asks.
+    if let Some(n) = spec.layout.partitions()
+        && hub.binding(&spec.name).is_none()
+    {
         hub.learn(&native, Known { partitions: n.into(), max_batch_bytes: None });
     }
     TopicInfo::new(spec.name.clone(), spec.layout, spec.queue, native)
@@ -107,10 +135,10 @@ pub(crate) fn assume(hub: &Hub, spec: &TopicSpec) -> TopicInfo {
 /// # Errors
 /// As [`find`]; `Unsupported` for what Kafka has no setting for.
 pub(crate) async fn compare(hub: &Hub, spec: &TopicSpec) -> Result<(Vec<Difference>, Found)> {
-    check(spec)?;
+    settings::check(spec)?;
     let until = hub.deadline();
     let found = find(hub, &spec.name, until).await?;
-    Ok((compare_found(hub, spec, &found, until).await?, found))
+    Ok((settings::compare(hub, spec, &found, until).await?, found))
 }
 
 /// Why a publish met no topic: there may be one in another layout.
@@ -120,7 +148,7 @@ pub(crate) async fn explain_missing(hub: &Hub, to: &Destination, outcomes: Outco
         return outcomes;
     }
     let Ok(found) = find(hub, &to.topic, hub.deadline()).await else { return outcomes };
-    let differences = shape(to.layout, to.queue, &found);
+    let differences = settings::shape((to.layout, to.queue), (found.layout, found.queue));
     let Err(conflict) = Difference::refuse(&differences) else { return outcomes };
     let conflict = conflict.with_topic(&to.topic).with_broker(BROKER);
     let explain = |outcome: Result<_>| match outcome {
@@ -138,8 +166,9 @@ fn is_missing(error: Option<&Error>) -> bool {
 /// no error.
 ///
 /// # Errors
-/// `Auth`, `Connection`, `Timeout`.
+/// `Auth`, `Connection`, `Timeout`; `Unsupported` for a topic that is bound.
 pub(crate) async fn delete(hub: &Hub, topic: &TopicName, until: Instant) -> Result<()> {
+    hub.check_ours(topic)?;
     let of_topic = topic.clone();
     let all = names_of(hub, until, move |name| is_of(&of_topic, name)).await?;
     delete_named(hub, &all, until).await
@@ -174,13 +203,12 @@ pub(crate) async fn delete_named(hub: &Hub, all: &[String], until: Instant) -> R
     for name in all {
         hub.forget(name);
     }
-    loop {
-        let gone = list.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
-        if names_of(hub, until, move |name| gone.iter().any(|one| one == name)).await?.is_empty() {
-            return Ok(());
+    for name in all {
+        while look_up(hub, name, until).await?.is_some() {
+            pause(until).await?;
         }
-        pause(until).await?;
     }
+    Ok(())
 }
 
 /// The answer to a request of the admin interface, by the deadline.
@@ -210,21 +238,39 @@ pub(crate) fn refused(code: RDKafkaErrorCode) -> Error {
     error::of(&KafkaError::AdminOp(code))
 }
 
-/// The topic in each layout that it has at the broker: one, if all is well.
+/// The topic in each layout that it has at the broker: one, if all is well. A bound topic has one
+/// name, and is asked for by it. Of others the name holds the number of partitions, which is not
+/// known here, and the broker finds no names by how they begin: so it is asked for all.
 async fn list(hub: &Hub, topic: &TopicName, until: Instant) -> Result<Vec<Found>> {
+    if let Some(binding) = hub.binding(topic) {
+        return Ok(bound(hub, binding, until).await?.into_iter().collect());
+    }
     let topic = topic.clone();
     let look = move |found: &MetadataTopic| {
         let (layout, queue) = names::layout_of(&topic, found.name())?;
-        let partitions = found.partitions();
-        Some(Found {
-            layout,
-            queue,
-            native: found.name().to_owned(),
-            partitions: i32::try_from(partitions.len()).unwrap_or(i32::MAX),
-            replicas: partitions.iter().map(|one| one.replicas().len()).min().unwrap_or(0),
-        })
+        Some(Found::new(found, layout, queue))
     };
     select(hub, None, until, look).await
+}
+
+/// What a topic is bound to, if it is there.
+async fn bound(hub: &Hub, binding: &Binding, until: Instant) -> Result<Option<Found>> {
+    let Some(mut found) = look_up(hub, &binding.name, until).await? else { return Ok(None) };
+    found.layout = binding.layout(found.partitions)?;
+    Ok(Some(found))
+}
+
+/// The topic of that name at the broker, as if it were plain.
+async fn look_up(hub: &Hub, native: &str, until: Instant) -> Result<Option<Found>> {
+    let name = native.to_owned();
+    let look = move |found: &MetadataTopic| {
+        let there = || check_there(found).map(|()| Found::new(found, Layout::Plain, false));
+        (found.name() == name).then(there)
+    };
+    match select(hub, Some(native.to_owned()), until, look).await?.pop() {
+        Some(Err(error)) if error.kind() == ErrorKind::NotFound => Ok(None),
+        found => found.transpose(),
+    }
 }
 
 /// The names that pass, of all that the login may see.
@@ -253,30 +299,15 @@ async fn select<T: Send + 'static>(
     asked.await.map_err(|error| hub.explain(error))
 }
 
-/// # Errors
-/// `Unsupported` names the setting.
-fn check(spec: &TopicSpec) -> Result<()> {
-    let setting = if spec.retention.max_messages.is_some() {
-        "max_messages"
-    } else if spec.deduplication_window.is_some() {
-        "deduplication_window"
-    } else {
-        return Ok(());
-    };
-    Err(Error::unsupported("Kafka has no such setting for topics")
-        .with_context("setting", setting)
-        .with_broker(BROKER))
-}
-
 /// Makes the topic, or finds that somebody else was faster.
 async fn create(hub: &Hub, spec: &TopicSpec, until: Instant) -> Result<Found> {
-    let native = Hub::to_kafka_name(&spec.name, spec.layout, spec.queue);
+    let native = hub.native_name(&spec.name, spec.layout, spec.queue);
     let mut partitions = spec.layout.partitions().map_or(BROKERS_CHOICE, i32::from);
     // A limit in bytes is for each partition there, so that their number has to be known.
     if spec.retention.max_bytes.is_some() && partitions == BROKERS_CHOICE {
         partitions = usual_partitions(hub, until).await?;
     }
-    let settings = settings(spec, partitions);
+    let settings = settings::of(spec, partitions);
     let replicas = spec.replicas.or(hub.config.replicas).map_or(BROKERS_CHOICE, i32::from);
     let topic = NewTopic::new(&native, partitions, TopicReplication::Fixed(replicas));
     let topic = settings.iter().fold(topic, |topic, (name, value)| topic.set(name, value));
@@ -296,27 +327,6 @@ async fn create(hub: &Hub, spec: &TopicSpec, until: Instant) -> Result<Found> {
     find(hub, &spec.name, until).await
 }
 
-fn settings(spec: &TopicSpec, partitions: i32) -> Vec<(&'static str, String)> {
-    let mut settings = Vec::new();
-    if let Some(age) = spec.retention.max_age {
-        settings.push(("retention.ms", millis(age).to_string()));
-    }
-    if let Some(bytes) = spec.retention.max_bytes {
-        settings.push(("retention.bytes", share(bytes, partitions).to_string()));
-    }
-    settings
-}
-
-fn millis(age: Duration) -> i64 {
-    i64::try_from(age.as_millis().max(1)).unwrap_or(i64::MAX)
-}
-
-/// What each partition may keep.
-fn share(bytes: u64, partitions: i32) -> i64 {
-    let partitions = u64::try_from(partitions).unwrap_or(1).max(1);
-    i64::try_from(bytes.div_ceil(partitions)).unwrap_or(i64::MAX)
-}
-
 /// How many partitions the broker gives to who asks for no number; one if it does not tell.
 async fn usual_partitions(hub: &Hub, until: Instant) -> Result<i32> {
     let any = hub.worker.run(until, |client, left| {
@@ -325,33 +335,14 @@ async fn usual_partitions(hub: &Hub, until: Instant) -> Result<i32> {
         Ok(metadata.brokers().first().map(rdkafka::metadata::MetadataBroker::id))
     });
     let Some(broker) = any.await.map_err(|error| hub.explain(error))? else { return Ok(1) };
-    let found = setting(hub, ResourceSpecifier::Broker(broker), &["num.partitions"], until).await;
+    let broker = ResourceSpecifier::Broker(broker);
+    let found = settings::values(hub, broker, &["num.partitions"], until).await;
     match found {
         Ok([Some(partitions)]) => Ok(partitions.parse().unwrap_or(1)),
         Ok([None]) => Ok(1),
         Err(error) if error.kind() == ErrorKind::Auth => Ok(1),
         Err(error) => Err(error),
     }
-}
-
-/// The values of settings, as far as the broker tells them.
-async fn setting<const N: usize>(
-    hub: &Hub,
-    of: ResourceSpecifier<'_>,
-    names: &[&str; N],
-    until: Instant,
-) -> Result<[Option<String>; N]> {
-    let of = [of];
-    let asking = hub.admin()?.describe_configs(&of, &options(until));
-    let answer = answered(hub, until, asking).await?;
-    let mut found = [const { None }; N];
-    for one in answer {
-        let one = one.map_err(refused)?;
-        for (name, found) in names.iter().zip(&mut found) {
-            *found = one.get(name).and_then(|entry| entry.value.clone());
-        }
-    }
-    Ok(found)
 }
 
 /// Creates a topic that is private to a group unless it is there, with that many partitions and
@@ -414,59 +405,6 @@ async fn invalid_name(hub: &Hub, native: &str, until: Instant) -> Error {
     }
 }
 
-/// How the two order, and what they are.
-fn shape(layout: Layout, queue: bool, found: &Found) -> Vec<Difference> {
-    let mut differences = Vec::new();
-    let order = |layout: Layout| match layout.partitions() {
-        Some(n) => format!("over {n} partitions"),
-        None => "none".to_owned(),
-    };
-    if layout != found.layout {
-        differences.push(Difference::new("order", order(layout), order(found.layout)));
-    }
-    let kind = |queue: bool| if queue { "queue" } else { "topic" };
-    if queue != found.queue {
-        differences.push(Difference::new("kind", kind(queue), kind(found.queue)));
-    }
-    differences
-}
-
-async fn compare_found(
-    hub: &Hub,
-    spec: &TopicSpec,
-    found: &Found,
-    until: Instant,
-) -> Result<Vec<Difference>> {
-    let mut differences = shape(spec.layout, spec.queue, found);
-    if let Some(n) = found.layout.partitions()
-        && i32::from(n) != found.partitions
-    {
-        differences.push(Difference::new("partitions", n, found.partitions));
-    }
-    if let Some(wanted) = spec.replicas
-        && usize::from(wanted) != found.replicas
-    {
-        differences.push(Difference::new("replicas", wanted, found.replicas));
-    }
-    let wanted = settings(spec, found.partitions);
-    if wanted.is_empty() {
-        return Ok(differences);
-    }
-    let of = ResourceSpecifier::Topic(&found.native);
-    let values = setting(hub, of, &["retention.ms", "retention.bytes"], until).await?;
-    for (name, value) in ["retention.ms", "retention.bytes"].into_iter().zip(values) {
-        let Some((_, wanted)) = wanted.iter().find(|(setting, _)| *setting == name) else {
-            continue;
-        };
-        let value = value.as_deref().unwrap_or("unknown");
-        if value != wanted {
-            let value = if value == "-1" { "unlimited" } else { value };
-            differences.push(Difference::new(name, wanted, value));
-        }
-    }
-    Ok(differences)
-}
-
 async fn pause(until: Instant) -> Result<()> {
     if Instant::now() + PAUSE >= until {
         return Err(late());
@@ -482,23 +420,7 @@ fn late() -> Error {
 
 #[cfg(test)]
 mod tests {
-    use posthaste_core::TopicConfig;
-
     use super::*;
-
-    #[test]
-    fn what_kafka_has_no_setting_for_is_refused_by_name() {
-        let config = || TopicConfig::new("orders");
-        assert!(check(&config().max_bytes(9).check().unwrap()).is_ok());
-        for (config, names) in [
-            (config().max_messages(9), "max_messages"),
-            (config().deduplication_window(Duration::from_secs(9)), "deduplication_window"),
-        ] {
-            let error = check(&config.check().unwrap()).unwrap_err();
-            assert_eq!(error.kind(), ErrorKind::Unsupported);
-            assert!(error.to_string().contains(names), "{error}");
-        }
-    }
 
     #[test]
     fn what_is_private_to_groups_goes_with_the_topic() {
@@ -518,41 +440,5 @@ mod tests {
         ] {
             assert_eq!(is_of(&topic, native), expected, "{native}");
         }
-    }
-
-    #[test]
-    fn a_limit_in_bytes_is_shared_by_the_partitions() {
-        for (bytes, partitions, each) in [
-            (9, 1, 9),
-            (9, 2, 5),
-            (1, 8, 1),
-            (8_000, 8, 1_000),
-            (9, -1, 9),
-            (u64::MAX, 1, i64::MAX),
-        ] {
-            assert_eq!(share(bytes, partitions), each, "{bytes} over {partitions}");
-        }
-        let spec = TopicConfig::new("o").max_age(Duration::from_micros(1)).max_bytes(10).check();
-        let wanted = [("retention.ms", "1".to_owned()), ("retention.bytes", "5".to_owned())];
-        assert_eq!(settings(&spec.unwrap(), 2), wanted);
-    }
-
-    #[test]
-    fn another_layout_is_told_as_order_and_kind() {
-        let found = |layout, queue| Found {
-            layout,
-            queue,
-            native: String::new(),
-            partitions: 1,
-            replicas: 1,
-        };
-        let told = |found: &Found| -> Vec<_> {
-            shape(Layout::Ordered(8), false, found).iter().map(ToString::to_string).collect()
-        };
-        assert!(told(&found(Layout::Ordered(8), false)).is_empty());
-        assert_eq!(
-            told(&found(Layout::Plain, true)),
-            ["order: wanted over 8 partitions, found none", "kind: wanted topic, found queue"]
-        );
     }
 }

@@ -16,6 +16,8 @@
 #[cfg(unix)]
 mod adapter;
 #[cfg(unix)]
+mod binding;
+#[cfg(unix)]
 mod closing;
 #[cfg(unix)]
 mod connecting;
@@ -61,6 +63,7 @@ fn main() {
     topology::add(&mut suite);
     groups::add(&mut suite);
     ranges::add(&mut suite);
+    binding::add(&mut suite);
     receiving::add(&mut suite);
     rebalancing::add(&mut suite);
     private::add(&mut suite);
