@@ -7,7 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use posthaste_conformance::{Foreign, Harness, Instance, Link, Mistake, Need};
 use posthaste_core::{Broker, Error, Result, TopicName};
-use posthaste_kafka::{KafkaBroker, KafkaConfig};
+use posthaste_kafka::{Binding, KafkaBroker, KafkaConfig};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
@@ -44,7 +44,7 @@ pub(crate) fn harness(id: &str) -> std::result::Result<Arc<dyn Harness>, String>
         Some(record) => Login::of(record)?,
         None => None,
     };
-    let mut offers = vec![Need::Child, Need::Foreign, Need::Native, Need::Mistakes];
+    let mut offers = vec![Need::Child, Need::Foreign, Need::Native, Need::Bind, Need::Mistakes];
     if record.is_some() {
         // Clients of Kafka go where the broker says it is. So the network can be broken only of a
         // broker that says it is behind a proxy.
@@ -88,10 +88,12 @@ impl fmt::Debug for Login {
 /// A connection as an application makes it that cannot wait long for a process that was killed: the
 /// broker keeps its partitions for it that long, 45 s unless set. It takes no less than 6 s.
 pub(crate) async fn connect(url: &str) -> Result<Arc<dyn Broker>> {
-    let config = KafkaConfig::from_url(url)?
-        .property("session.timeout.ms", "6000")
-        .property("heartbeat.interval.ms", "1500");
-    Ok(Arc::new(KafkaBroker::connect(config).await?))
+    Ok(Arc::new(KafkaBroker::connect(config(url)?).await?))
+}
+
+fn config(url: &str) -> Result<KafkaConfig> {
+    let config = KafkaConfig::from_url(url)?;
+    Ok(config.property("session.timeout.ms", "6000").property("heartbeat.interval.ms", "1500"))
 }
 
 #[derive(Debug)]
@@ -196,6 +198,13 @@ impl Instance for Remote {
         vec![(CHILD_URL, self.url())]
     }
 
+    async fn bind(&self, topic: &TopicName) -> Result<(Arc<dyn Broker>, String)> {
+        let native = format!("Legacy.{:08X}", fastrand::u32(..));
+        kafka_foreign::create(&self.address, &native).await?;
+        let config = config(&self.url())?.bind(topic.as_str(), Binding::topic(&native));
+        Ok((Arc::new(KafkaBroker::connect(config).await?), native))
+    }
+
     fn mistakes(&self) -> Vec<Mistake> {
         kafka_mistakes::all(&self.address, self.login.as_ref())
     }
@@ -218,6 +227,10 @@ impl Instance for Kafka {
 
     fn child_env(&self) -> Vec<(&'static str, String)> {
         self.broker.child_env()
+    }
+
+    async fn bind(&self, topic: &TopicName) -> Result<(Arc<dyn Broker>, String)> {
+        self.broker.bind(topic).await
     }
 
     fn mistakes(&self) -> Vec<Mistake> {

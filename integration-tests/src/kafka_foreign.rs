@@ -6,7 +6,8 @@ use std::time::Duration;
 use posthaste_conformance::Foreign;
 use posthaste_core::{Error, ErrorKind, Result};
 use rdkafka::ClientConfig;
-use rdkafka::client::ClientContext;
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::{ClientContext, DefaultClientContext};
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::message::{DeliveryResult, Header, OwnedHeaders};
@@ -41,6 +42,25 @@ pub(crate) async fn produce(address: &str, topic: &str, message: &Foreign) -> Re
         fate.unwrap_or(Err(KafkaError::Canceled))
     })
     .await
+}
+
+/// Makes a topic of one partition.
+pub(crate) async fn create(address: &str, topic: &str) -> Result<()> {
+    let (config, topic) = (client(address), topic.to_owned());
+    let admin: AdminClient<DefaultClientContext> = config.create().map_err(failed)?;
+    let wanted = [NewTopic::new(&topic, 1, TopicReplication::Fixed(1))];
+    let options = AdminOptions::new().operation_timeout(Some(STORED));
+    let made = admin.create_topics(&wanted, &options).await;
+    // It ends only where it may block.
+    blocking(move || {
+        drop(admin);
+        Ok(())
+    })
+    .await?;
+    for outcome in made.map_err(failed)? {
+        outcome.map_err(|(_, code)| failed(KafkaError::AdminOp(code)))?;
+    }
+    Ok(())
 }
 
 /// Whether a broker can be used: it knows where it is itself.

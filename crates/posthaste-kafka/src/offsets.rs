@@ -198,7 +198,7 @@ impl Offsets {
             one.set_offset(Offset::Offset(watermark))?;
             let settled = Default::default();
             let progress =
-                Progress { watermark, settled, starts: 0, clean: true, reach: watermark };
+                Progress { watermark, settled, starts: 0, clean: true, reach: watermark, owner: 0 };
             one.set_metadata(progress.encode(Progress::LIMIT));
         }
         self.consumer.commit(&list, CommitMode::Sync)?;

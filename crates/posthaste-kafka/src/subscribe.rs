@@ -20,6 +20,7 @@ use uuid::Uuid;
 use crate::consumer::{self, Hop, Job, Private, Shared, Topics, Wish};
 use crate::dead_letter;
 use crate::error::{self, BROKER};
+use crate::groups;
 use crate::hub::Hub;
 use crate::names::{self, QUEUE_GROUP};
 use crate::private::{self, Copy};
@@ -125,6 +126,9 @@ async fn plan(
     }
     let mut private = None;
     if let Some(group) = &request.group {
+        if request.topology == Topology::Verify {
+            groups::verify(hub, topic, &found, group).await.map_err(|e| e.with_group(group))?;
+        }
         if request.topology == Topology::Create {
             dead_letter::ensure(hub, topic, group, until).await?;
             private::ensure(hub, topic, group, until).await?;

@@ -1,6 +1,6 @@
 //! A partition while it is this member's: what came, where it is now, and what is settled.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fmt;
 use std::sync::Arc;
 
@@ -119,6 +119,18 @@ pub(super) struct Partition {
     pub(super) is_stalled: bool,
     /// Something is to be committed.
     pub(super) is_dirty: bool,
+    /// Which delivery it will be of records that were handed out before they were lost.
+    delivered: BTreeMap<i64, u32>,
+}
+
+/// What a member knows of a partition that it lost: more than it could commit.
+#[derive(Debug)]
+pub(super) struct Remembered {
+    /// Who it was.
+    pub(super) owner: u32,
+    pub(super) progress: Progress,
+    /// Which delivery it will be of records that were handed out.
+    pub(super) delivered: BTreeMap<i64, u32>,
 }
 
 impl Partition {
@@ -145,7 +157,28 @@ impl Partition {
             is_paused: false,
             is_stalled: false,
             is_dirty: false,
+            delivered: BTreeMap::new(),
         }
+    }
+
+    /// Some records were delivered before, by this member.
+    pub(super) fn with_delivered(mut self, delivered: BTreeMap<i64, u32>) -> Self {
+        self.delivered = delivered;
+        self
+    }
+
+    /// What is known of it when it is lost.
+    pub(super) fn remember(mut self) -> Remembered {
+        let next = |record: &Record| {
+            let out = matches!(record.at, Whereabouts::Out(_));
+            let offset = i64::try_from(record.position.offset?).ok()?;
+            let next = record.attempt.saturating_add(u32::from(out));
+            (next > 1).then_some((offset, next))
+        };
+        let mut delivered = std::mem::take(&mut self.delivered);
+        delivered.extend(self.records.values().filter_map(next));
+        let owner = self.tracker.owner();
+        Remembered { owner, progress: self.tracker.progress(false), delivered }
     }
 
     pub(super) const fn number(&self) -> i32 {
@@ -158,8 +191,9 @@ impl Partition {
         let Known::New { sequence, attempt } = self.tracker.add(arrived.offset, now) else {
             return None;
         };
-        let Arrived { envelope, position, attempts, due, .. } = arrived;
-        let attempt = attempts.saturating_add(attempt);
+        let Arrived { envelope, position, attempts, due, offset: arrived_offset, .. } = arrived;
+        let before = self.delivered.remove(&arrived_offset).unwrap_or(0);
+        let attempt = attempts.saturating_add(attempt).max(before);
         let at = Whereabouts::Buffered;
         let mut record = Record { envelope, position, attempt, handout: 0, at };
         let left = due.map(|due| (due, due.since(Timestamp::now())));

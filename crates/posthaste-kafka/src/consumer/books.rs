@@ -8,7 +8,7 @@ use posthaste_core::{Error, ErrorKind, Result, Timestamp, TopicName};
 use tokio::time::Instant;
 
 use super::arrived::Arrived;
-use super::assignment::{Next, Partition, Place};
+use super::assignment::{Next, Partition, Place, Remembered};
 use super::commit::Entry;
 use super::shared::{Ask, Shared, State, Wish};
 use super::start::Beginning;
@@ -41,7 +41,7 @@ impl Shared {
     ) -> Vec<Entry> {
         let mut state = self.lock();
         let mut entries = Vec::with_capacity(beginnings.len());
-        for Beginning { partition: number, tracker, lost } in beginnings {
+        for Beginning { partition: number, tracker, lost, delivered } in beginnings {
             if let Some(count) = lost {
                 state.tell(loss(topic, count));
             }
@@ -54,7 +54,8 @@ impl Shared {
             let shown = u32::try_from(number).ok().filter(|_| of_topic);
             let lane = Arc::new(Lane::new(topic.clone(), shown));
             let life = state.next_life(source, number);
-            let mut partition = Partition::new(Arc::clone(&lane), source, number, life, tracker);
+            let partition = Partition::new(Arc::clone(&lane), source, number, life, tracker);
+            let mut partition = partition.with_delivered(delivered);
             entries.push(Entry::of(number, &partition.progress(false)));
             if let Some(books) = state.sources.get_mut(source) {
                 books.partitions.insert(number, partition);
@@ -120,11 +121,17 @@ impl Shared {
             let was_live = partition.lane.state() == LaneState::Live;
             partition.lane.lose();
             if was_live {
-                state.tell(DriverEvent::LaneRevoked(partition.lane));
+                state.tell(DriverEvent::LaneRevoked(Arc::clone(&partition.lane)));
             }
+            state.remember(source, *number, partition);
         }
         drop(state);
         self.wake_driver();
+    }
+
+    /// What is known of partitions that come back.
+    pub(super) fn recall(&self, source: usize, number: i32) -> Option<Remembered> {
+        self.lock().recall(source, number)
     }
 
     /// The partitions that are ours.

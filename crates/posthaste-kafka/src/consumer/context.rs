@@ -91,7 +91,8 @@ impl ReadContext {
         let mut list = TopicPartitionList::with_capacity(partitions.len());
         if self.shared.wished() == Wish::Run && !partitions.is_empty() {
             let start_of = |partition| self.start_of(partition);
-            match start::begin(consumer, &self.topics, partitions, start_of, until) {
+            let recall = |partition| self.shared.recall(self.source, partition);
+            match start::begin(consumer, &self.topics, partitions, (start_of, recall), until) {
                 Ok(beginnings) => {
                     for beginning in &beginnings {
                         let at = Offset::Offset(beginning.tracker.position());

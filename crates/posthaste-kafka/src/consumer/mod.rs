@@ -189,7 +189,7 @@ impl Consumer {
                 list.add_partition_offset(&context.topics.main, *partition, Offset::Offset(at));
             added.map_err(|native| error::of(&native))?;
             let tracker = Tracker::begin(at);
-            beginnings.push(Beginning { partition: *partition, tracker, lost: None });
+            beginnings.push(Beginning::new(*partition, tracker));
         }
         self.shared.assign(self.source, &context.topics.topic, beginnings);
         self.client.assign(&list).map_err(|native| error::of(&native))
@@ -287,7 +287,7 @@ impl Consumer {
 
     /// Reads as much as may be read and is there. Whether there may be more.
     fn read(&mut self) -> Result<bool> {
-        let room = self.shared.reserve(self.source);
+        let (room, most) = self.shared.reserve(self.source);
         if room == 0 {
             return self.read_nothing();
         }
@@ -299,7 +299,7 @@ impl Consumer {
         let mut batch: Vec<_> = self.parked.drain(..parked).collect();
         let (mut bytes, mut more) = (0, true);
         let mut trouble = None;
-        while batch.len() < room && bytes < BATCH_BYTES {
+        while batch.len() < room && bytes < most.min(BATCH_BYTES) {
             match self.poll() {
                 Some(Ok(arrived)) => {
                     bytes += arrived.envelope.size();

@@ -16,7 +16,7 @@ use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
 use super::arrived::Arrived;
-use super::assignment::{Hop, Next, Partition, Place};
+use super::assignment::{Hop, Next, Partition, Place, Remembered};
 use super::bell::Bell;
 use super::held::Held;
 
@@ -56,6 +56,8 @@ pub(crate) struct State {
     credit: usize,
     /// How many of the credit are being read just now.
     reserved: usize,
+    /// How many bytes may be read yet.
+    bytes: usize,
     /// The mean size of messages, slowly following.
     mean: usize,
     /// A thread would read if it might.
@@ -79,6 +81,8 @@ pub(super) struct Source {
     pub(super) uncommitted: Vec<Received>,
     /// Copies that are to go to the private topic.
     pub(super) hops: Vec<Hop>,
+    /// What is known of partitions that were lost.
+    remembered: HashMap<i32, Remembered>,
     /// What waits for long goes to the private topic, which is there.
     pub(super) spills: bool,
     has_ended: bool,
@@ -99,6 +103,7 @@ impl Shared {
                 wish: Wish::Run,
                 credit: 0,
                 reserved: 0,
+                bytes: 0,
                 mean: USUAL_SIZE,
                 is_hungry: false,
                 buffer: VecDeque::new(),
@@ -177,20 +182,22 @@ impl Shared {
         self.lock().wish
     }
 
-    /// How much a thread may read now. What it gets it has to bring back at once, by
-    /// [`deliver`](Self::deliver).
-    pub(super) fn reserve(&self, source: usize) -> usize {
+    /// How many messages a thread may read now, and how many bytes, of which the last message may
+    /// exceed the bound. What it gets it has to bring back at once, by [`deliver`](Self::deliver).
+    pub(super) fn reserve(&self, source: usize) -> (usize, usize) {
         let mut state = self.lock();
-        let fair = state.credit.div_ceil(state.sources.len().max(1));
-        let room = fair.min(BATCH);
+        let sources = state.sources.len().max(1);
+        let bytes = state.bytes.div_ceil(sources);
+        let room = state.credit.div_ceil(sources).min(BATCH);
+        let room = if bytes == 0 { 0 } else { room };
         let waits = state.sources.get(source).is_none_or(|source| !source.uncommitted.is_empty());
         if waits || state.wish != Wish::Run {
-            return 0;
+            return (0, 0);
         }
         state.is_hungry |= room == 0;
         state.credit -= room;
         state.reserved += room;
-        room
+        (room, bytes)
     }
 
     /// Takes what was read for a reservation. What is of partitions that went meanwhile is
@@ -204,7 +211,9 @@ impl Shared {
         }
         let (mut added, mut full) = (0, false);
         for arrived in batch {
-            state.mean = mean(state.mean, arrived.envelope.size());
+            let size = arrived.envelope.size();
+            state.mean = mean(state.mean, size);
+            state.bytes = state.bytes.saturating_sub(size);
             let Some(partition) = state.live(source, arrived.partition) else { continue };
             partition.fetched = arrived.offset.saturating_add(1);
             if !partition.parked.is_empty() || arrived.released.is_some_and(|at| at > time) {
@@ -365,6 +374,18 @@ impl State {
         }
     }
 
+    /// Keeps what is known of a partition that is lost, for the case that it comes back.
+    pub(super) fn remember(&mut self, source: usize, number: i32, partition: Partition) {
+        if let Some(books) = self.sources.get_mut(source) {
+            books.remembered.insert(number, partition.remember());
+        }
+    }
+
+    /// What is known of a partition that comes back.
+    pub(super) fn recall(&mut self, source: usize, number: i32) -> Option<Remembered> {
+        self.sources.get_mut(source)?.remembered.remove(&number)
+    }
+
     /// The number of the partition's next life.
     pub(super) fn next_life(&mut self, source: usize, partition: i32) -> u16 {
         let Some(source) = self.sources.get_mut(source) else { return 0 };
@@ -436,9 +457,10 @@ impl State {
         };
         let here = self.buffer.len() + self.reserved + taken;
         let here = here + self.sources.iter().map(of_topic).sum::<usize>();
-        let by_bytes = (credit.bytes / self.mean.max(1)).max(1);
-        self.credit = credit.messages.min(by_bytes).saturating_sub(here);
-        self.credit > 0 && std::mem::take(&mut self.is_hungry)
+        self.credit = credit.messages.saturating_sub(here);
+        // Where nothing is on its way, one message may come, however large it is.
+        self.bytes = credit.bytes.saturating_sub(here * self.mean).max(usize::from(here == 0));
+        self.credit > 0 && self.bytes > 0 && std::mem::take(&mut self.is_hungry)
     }
 }
 

@@ -1,6 +1,6 @@
 //! Where a partition is read from: what the group has committed, else where it shall start.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::thread;
 use std::time::Duration;
 
@@ -11,6 +11,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tokio::time::Instant;
 
+use super::assignment::Remembered;
 use super::commit::{self, Committed, Entry};
 use super::context::Reader;
 use super::topics::Topics;
@@ -29,6 +30,14 @@ pub(super) struct Beginning {
     pub(super) tracker: Tracker,
     /// How many messages were removed before the group read them.
     pub(super) lost: Option<u64>,
+    /// Which delivery it will be of records that this member had before.
+    pub(super) delivered: BTreeMap<i64, u32>,
+}
+
+impl Beginning {
+    pub(super) const fn new(partition: i32, tracker: Tracker) -> Self {
+        Self { partition, tracker, lost: None, delivered: BTreeMap::new() }
+    }
 }
 
 /// Asks again until then what fails in passing.
@@ -186,7 +195,7 @@ pub(super) fn begin<C: ConsumerContext>(
     consumer: &BaseConsumer<C>,
     topics: &Topics,
     partitions: &[i32],
-    start_of: impl Fn(i32) -> Option<i64>,
+    (start_of, recall): (impl Fn(i32) -> Option<i64>, impl Fn(i32) -> Option<Remembered>),
     until: Instant,
 ) -> Result<Vec<Beginning>, KafkaError> {
     let committed =
@@ -197,15 +206,34 @@ pub(super) fn begin<C: ConsumerContext>(
         let (first, end) = ends(consumer, topics.place(*partition), until)?;
         beginnings.push(match last {
             Some(Committed { offset, progress, .. }) => {
-                resume(*partition, *offset, progress.as_ref(), (first, end))
+                let progress = progress.as_ref();
+                match recall(*partition).filter(|known| is_own(known, progress, end)) {
+                    Some(known) => go_on(*partition, known, (first, end)),
+                    None => resume(*partition, *offset, progress, (first, end)),
+                }
             }
             None => {
                 let at = start_of(*partition).unwrap_or(first).max(first);
-                Beginning { partition: *partition, tracker: Tracker::begin(at), lost: None }
+                Beginning::new(*partition, Tracker::begin(at))
             }
         });
     }
     Ok(beginnings)
+}
+
+/// Whether nobody had the partition since this member lost it.
+fn is_own(known: &Remembered, committed: Option<&Progress>, end: i64) -> bool {
+    let owner = committed.is_some_and(|committed| committed.owner == known.owner);
+    owner && known.progress.watermark <= end
+}
+
+/// The partition comes back to the member that lost it, and that knows more than it committed.
+fn go_on(partition: i32, known: Remembered, (first, end): (i64, i64)) -> Beginning {
+    let Remembered { mut progress, delivered, .. } = known;
+    // It has not ended: what it had is known one by one.
+    progress.clean = true;
+    let tracker = Tracker::resume(progress.watermark.max(first), &progress, Some(end));
+    Beginning { delivered, ..Beginning::new(partition, tracker) }
 }
 
 fn resume(
@@ -222,7 +250,7 @@ fn resume(
         Some(progress) if offset <= end => Tracker::resume(at, progress, Some(end)),
         _ => Tracker::begin(at),
     };
-    Beginning { partition, tracker, lost }
+    Beginning { lost, ..Beginning::new(partition, tracker) }
 }
 
 #[cfg(test)]

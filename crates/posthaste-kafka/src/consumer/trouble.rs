@@ -1,7 +1,7 @@
 //! What goes wrong while reading: what passes, what is a loss, and what is the end.
 
 use posthaste_core::broker::DriverEvent;
-use posthaste_core::{ErrorKind, Result, Topology};
+use posthaste_core::{Error, ErrorKind, Result, Topology};
 use rdkafka::consumer::Consumer as _;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
@@ -35,8 +35,10 @@ impl Consumer {
             _ if error.kind() == ErrorKind::Auth => Err(error),
             _ => {
                 tracing::debug!(topic = self.client.context().topics.main, %native, "a poll failed");
-                let cut = matches!(error.kind(), ErrorKind::Connection | ErrorKind::Timeout);
-                self.is_suspect |= cut;
+                if matches!(error.kind(), ErrorKind::Connection | ErrorKind::Timeout) {
+                    self.is_suspect = true;
+                    self.cut_off(&error);
+                }
                 Ok(())
             }
         }
@@ -72,16 +74,20 @@ impl Consumer {
         self.next_look = Instant::now() + COMMIT_EVERY;
         match answer {
             Ok(_) => self.well(),
-            Err(native) if !self.is_cut_off => {
-                self.is_cut_off = true;
-                let reason = match self.client.context().signs.trouble() {
-                    Some(trouble) => trouble.text,
-                    None => error::of(&native).to_string(),
-                };
-                self.shared.tell(DriverEvent::Disconnected { reason });
-            }
-            Err(_) => {}
+            Err(native) => self.cut_off(&error::of(&native)),
         }
+    }
+
+    /// A connection is lost. The client makes another one.
+    fn cut_off(&mut self, error: &Error) {
+        if std::mem::replace(&mut self.is_cut_off, true) {
+            return;
+        }
+        let reason = match self.client.context().signs.trouble() {
+            Some(trouble) => trouble.text,
+            None => error.to_string(),
+        };
+        self.shared.tell(DriverEvent::Disconnected { reason });
     }
 
     /// The broker is there.

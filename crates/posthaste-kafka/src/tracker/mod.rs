@@ -31,6 +31,9 @@
 //! owner begins, if that is known: what came later, nobody can have had. An owner that was cut off
 //! while nothing was to be had is no sign of anything.
 //!
+//! **An owner that comes back** finds its own number where it committed last, if nobody had the
+//! partition meanwhile. Then what it remembers itself is more than what it could commit.
+//!
 //! **A record that kills** whoever handles it keeps the watermark below it. When three owners have
 //! ended there, the next hands out one record at a time, and commits before each: now the one that
 //! kills does so alone, at the committed offset, and the owner after that knows which it is. An
@@ -74,6 +77,8 @@ pub(crate) struct Tracker {
     told: i64,
     /// How many offsets came between two such times, lately.
     pace: i64,
+    /// Names this life among all.
+    owner: u32,
 }
 
 /// What a record is that came.
@@ -127,6 +132,7 @@ impl Tracker {
             suspicion: Suspicion::none(),
             told: position,
             pace: 0,
+            owner: fastrand::u32(1..progress::OWNERS),
         }
     }
 
@@ -186,6 +192,11 @@ impl Tracker {
             self.suspicion.clear_below(watermark);
         }
         settled
+    }
+
+    /// Names this life in what is committed.
+    pub(crate) const fn owner(&self) -> u32 {
+        self.owner
     }
 
     /// The offset to commit: everything below it is settled.
@@ -260,6 +271,7 @@ impl Tracker {
             starts: self.suspicion.starts(),
             clean,
             reach: reach.max(watermark),
+            owner: self.owner,
         }
     }
 

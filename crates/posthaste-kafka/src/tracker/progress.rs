@@ -1,8 +1,8 @@
 //! What travels in the metadata of a commit, so that the next owner of the partition knows it.
 //!
 //! Text, as Kafka asks for: `ph1.`, which names the program and the version of the form; a
-//! checksum; whether the owner ended cleanly and how the set is written; the starts; how far the
-//! records reach that may be out; the settled offsets, to the end. Everything counts from the
+//! checksum; whether the owner ended cleanly and how the set is written; who it was; the starts;
+//! how far the records reach that may be out; the settled offsets, to the end. Everything counts from the
 //! committed offset, and the checksum covers that offset. So metadata that was copied to another
 //! offset, as a mirror of clusters or a tool for offsets may do, says nothing: wrongly believed,
 //! it would skip messages nobody handled.
@@ -14,6 +14,8 @@ use super::runs::{Form, Runs};
 const VERSION: &str = "ph1.";
 /// How many digits the checksum has.
 const SUM_DIGITS: u32 = 5;
+/// How many digits the owner has.
+const OWNER_DIGITS: u32 = 5;
 /// The flag of an owner that ended cleanly.
 const CLEAN: u8 = 1;
 /// The flag of a set that is written as bits.
@@ -33,7 +35,12 @@ pub(crate) struct Progress {
     pub(crate) clean: bool,
     /// Where the records end that may have been handed out: an estimate from above.
     pub(crate) reach: i64,
+    /// Who the owner was, by a number below [`OWNERS`]. Zero is somebody who handled nothing.
+    pub(crate) owner: u32,
 }
+
+/// So many owners are told apart.
+pub(crate) const OWNERS: u32 = 1 << 30;
 
 impl Progress {
     /// How long metadata may be where the broker has the default `offset.metadata.max.bytes`.
@@ -43,6 +50,7 @@ impl Progress {
     /// as many as fit: the others come again. Empty if not even the rest fits.
     pub(crate) fn encode(&self, limit: usize) -> String {
         let mut body = String::new();
+        put_fixed(&mut body, self.owner.into(), OWNER_DIGITS);
         put_number(&mut body, self.starts.into());
         put_number(&mut body, self.reach.max(self.watermark).abs_diff(self.watermark));
         let head = VERSION.len() + SUM_DIGITS as usize + 1 + body.len();
@@ -75,10 +83,11 @@ impl Progress {
             return None;
         }
         let form = if flags & BITS == 0 { Form::Lengths } else { Form::Bits };
+        let owner = u32::try_from(digits.fixed(OWNER_DIGITS)?).ok()?;
         let starts = u32::try_from(digits.number()?).ok()?;
         let reach = watermark.checked_add_unsigned(digits.number()?)?;
         let settled = Runs::read(form, watermark, &mut digits)?;
-        Some(Self { watermark, settled, starts, clean: flags & CLEAN != 0, reach })
+        Some(Self { watermark, settled, starts, clean: flags & CLEAN != 0, reach, owner })
     }
 }
 
@@ -100,7 +109,7 @@ mod tests {
     fn progress(watermark: i64, runs: &[(i64, i64)]) -> Progress {
         let mut settled = Runs::default();
         runs.iter().for_each(|&(start, end)| settled.push(start, end));
-        Progress { watermark, settled, starts: 0, clean: false, reach: watermark }
+        Progress { watermark, settled, starts: 0, clean: false, reach: watermark, owner: 0 }
     }
 
     /// The text for a body that this code would not write, with a checksum that is right.
@@ -114,16 +123,17 @@ mod tests {
     #[test]
     fn the_form_stays_as_it_is() {
         let mut settled = progress(1_000, &[(1_001, 1_002), (1_040, 2_000)]);
-        assert_eq!(settled.encode(Progress::LIMIT), "ph1.UOq1LAAABBmBge");
+        assert_eq!(settled.encode(Progress::LIMIT), "ph1.G8H0WAAAAAAAABBmBge");
         settled.starts = 3;
         settled.clean = true;
         settled.reach = 11_000;
-        assert_eq!(settled.encode(Progress::LIMIT), "ph1.WX4NCBDw4JBBmBge");
+        settled.owner = 77;
+        assert_eq!(settled.encode(Progress::LIMIT), "ph1.l_c0kBNBAAADw4JBBmBge");
     }
 
     #[test]
     fn nothing_settled_is_short() {
-        assert!(progress(i64::MAX / 2, &[]).encode(Progress::LIMIT).len() < 16);
+        assert!(progress(i64::MAX / 2, &[]).encode(Progress::LIMIT).len() < 21);
     }
 
     #[test]
@@ -141,11 +151,11 @@ mod tests {
         let mut full = progress(0, &[(1, 2)]);
         (full.starts, full.reach) = (u32::MAX, i64::MAX);
         let shortest = (0..100).find(|limit| !full.encode(*limit).is_empty());
-        assert_eq!(shortest, Some(30));
+        assert_eq!(shortest, Some(35));
         assert_eq!(Progress::decode("", 0), None);
         let none = progress(0, &[]);
         assert_eq!(
-            Progress::decode(&full.encode(30), 0).map(|read| read.settled),
+            Progress::decode(&full.encode(35), 0).map(|read| read.settled),
             Some(none.settled)
         );
     }
@@ -205,19 +215,19 @@ mod tests {
             String::new(),
             "A".to_owned(),
             // An unknown flag.
-            "EAA".to_owned(),
+            "EAAAAAAA".to_owned(),
             // More starts than there are, and a reach behind all offsets.
-            format!("A{most}PA"),
-            format!("AA{most}P"),
+            format!("AAAAAA{most}PA"),
+            format!("AAAAAAA{most}P"),
             // A run without a length, and one that is too long.
-            "AAAB".to_owned(),
-            format!("AAA{most}H{most}H"),
-            "AAA=".to_owned(),
+            "AAAAAAAAB".to_owned(),
+            format!("AAAAAAAA{most}H{most}H"),
+            "AAAAAAAA=".to_owned(),
         ] {
             assert_eq!(Progress::decode(&forged(5, &told), 5), None, "{told}");
         }
         // Runs of nothing are none.
-        let empty = Progress::decode(&forged(5, "AAAAAAAAA"), 5);
+        let empty = Progress::decode(&forged(5, "AAAAAAAAAAAAAA"), 5);
         assert_eq!(empty, Some(progress(5, &[])));
     }
 
@@ -229,6 +239,7 @@ mod tests {
             starts in any::<u32>(),
             clean in any::<bool>(),
             ahead in 0_i64..i64::MAX / 2,
+            owner in 0..OWNERS,
         ) {
             let mut settled = Runs::default();
             let mut at = watermark;
@@ -237,7 +248,7 @@ mod tests {
                 at += gap + len;
             }
             let reach = watermark + ahead;
-            let all = Progress { watermark, settled, starts, clean, reach };
+            let all = Progress { watermark, settled, starts, clean, reach, owner };
             prop_assert_eq!(Progress::decode(&all.encode(Progress::LIMIT), watermark), Some(all));
         }
 

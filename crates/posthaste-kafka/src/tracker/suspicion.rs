@@ -74,7 +74,7 @@ mod tests {
     use super::*;
 
     fn left(starts: u32, clean: bool, reach: i64) -> Progress {
-        Progress { watermark: 10, settled: Runs::default(), starts, clean, reach }
+        Progress { watermark: 10, settled: Runs::default(), starts, clean, reach, owner: 0 }
     }
 
     fn of(starts: u32, clean: bool) -> Suspicion {
