@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use posthaste_core::broker::{Broker as _, Destination, RangeQuery, Retained, Start};
-use posthaste_core::{ErrorKind, Layout, TopicConfig, Topology};
+use posthaste_core::{ErrorKind, Layout, Order, TopicConfig, Topology};
 use posthaste_kafka::{Binding, KafkaNative};
 use rdkafka::admin::{AdminOptions, NewPartitions};
 use tokio::time::Instant;
@@ -11,12 +11,14 @@ use tokio::time::Instant;
 use crate::adapter::{
     Adapter, destination, envelope, failed, group, keyed, name, native, spec, topic,
 };
+use crate::member::{bus_of, next, number};
 use crate::raw;
 use crate::server::Server;
 use crate::suite::Suite;
 
 pub(crate) fn add(suite: &mut Suite) {
     suite.add("a_bound_topic_is_published_to_and_read", published_and_read);
+    suite.add("a_bound_group_receives_under_the_id_that_it_is_bound_to", received);
     suite.add("a_bound_group_has_the_id_that_it_is_bound_to", bound_group);
     suite.add("a_bound_group_with_members_is_not_moved", members);
     suite.add("a_bound_topic_that_is_missing_is_never_made", missing);
@@ -100,6 +102,37 @@ async fn bound_group(server: Server) {
     assert_eq!(behind(&adapter, &to, "billing").await, Some(0));
     admin.delete_group(&to.topic, &group("other")).await.unwrap();
     assert_eq!(admin.groups(&to.topic).await.unwrap().len(), 1);
+}
+
+async fn received(server: Server) {
+    let (name, legacy) = (name("received"), legacy(&server, 2).await);
+    let id = format!("Receiver of {name}");
+    let config = server.config().bind(&name, Binding::topic(&legacy).ordered().group("g", &id));
+    let bus = bus_of(config.clone()).await;
+    let adapter = Adapter::connect(config).await.unwrap();
+    let to = destination(&adapter.admin().describe(&topic(&name)).await.unwrap());
+    let start = bus.subscribe(&name).group("g").order(Order::PerKey);
+    let mut inbox = start.start().await.unwrap();
+    adapter.store_numbers(&to, 0..20).await;
+    let mut seen: Vec<_> = Vec::new();
+    for _ in 0..20 {
+        let delivery = next(&mut inbox).await;
+        seen.push(number(&delivery));
+        delivery.ack().await.unwrap();
+    }
+    seen.sort_unstable();
+    assert_eq!(seen, (0..20).collect::<Vec<_>>());
+    inbox.stop(Duration::from_secs(10)).await.unwrap();
+    let committed = raw::committed(&server, &id, &legacy, 2).await;
+    assert_eq!(committed.iter().map(|(offset, _)| offset.unwrap()).sum::<i64>(), 20);
+    assert_eq!(behind(&adapter, &to, "g").await, Some(0));
+    // What is private to the group has its default name.
+    let made = raw::topics(&server).await;
+    assert!(made.contains(&format!("{name}__g__dlq")), "{made:?}");
+    // What is plain has no order to ask for.
+    let plain = bus_of(server.config().bind(&name, Binding::topic(&legacy))).await;
+    let refused = plain.subscribe(&name).group("h").order(Order::PerKey).start().await;
+    failed(refused.map(drop), ErrorKind::Unsupported, &["order"]);
 }
 
 async fn members(server: Server) {
