@@ -21,9 +21,9 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use crate::convert::{self, Origin};
 use crate::error::{self, BROKER};
-use crate::groups::{self, Offsets};
 use crate::hub::Hub;
-use crate::{dead_letter, topology};
+use crate::offsets::{self, Offsets};
+use crate::{dead_letter, groups, topology};
 
 /// The client wants the name of a group also where it joins none and commits nothing.
 const NO_GROUP: &str = "posthaste-range";
@@ -171,10 +171,11 @@ fn in_group(error: Error, topic: &TopicName, group: &GroupName) -> Error {
 /// Removes everything up to the ends of the partitions. Says how many offsets that was: one for
 /// each message, where no transactions and no compaction have made holes.
 async fn purge(hub: &Hub, topic: &TopicName) -> Result<Option<u64>> {
+    hub.check_ours(topic)?;
     let until = hub.deadline();
     let found = topology::find(hub, topic, until).await?;
     let starts =
-        groups::ask(hub, NO_GROUP, &found, until, |offsets| offsets.places(Offset::Beginning));
+        offsets::ask(hub, NO_GROUP, &found, until, |offsets| offsets.places(Offset::Beginning));
     let starts = starts.await?;
     let removing = {
         let mut ends = TopicPartitionList::new();
@@ -206,7 +207,7 @@ async fn range(hub: &Hub, topic: &TopicName, query: &RangeQuery) -> Result<Vec<R
     if limit == 0 {
         return Ok(Vec::new());
     }
-    groups::ask(hub, NO_GROUP, &found, until, move |offsets| {
+    offsets::ask(hub, NO_GROUP, &found, until, move |offsets| {
         let mut reading = Reading::begin(offsets, from, limit)?;
         while reading.open > 0 {
             reading.step()?;

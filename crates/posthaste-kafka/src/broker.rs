@@ -131,8 +131,15 @@ impl Publish for KafkaBroker {
 
 #[async_trait]
 impl Broker for KafkaBroker {
-    fn capabilities(&self, _topic: Option<&TopicName>) -> Arc<Capabilities> {
-        Arc::new(capabilities(&self.hub.config))
+    fn capabilities(&self, topic: Option<&TopicName>) -> Arc<Capabilities> {
+        let mut can = capabilities(&self.hub.config);
+        if let Some(binding) = topic.and_then(|topic| self.hub.binding(topic)) {
+            can.queue = Support::refused("a bound topic is never a queue");
+            if !binding.is_ordered {
+                can.order = Support::refused("the topic is bound without the promise of its order");
+            }
+        }
+        Arc::new(can)
     }
 
     async fn subscribe(&self, request: SubscribeRequest) -> Result<Subscribed> {

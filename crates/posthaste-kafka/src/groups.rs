@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use crate::error::{self, BROKER};
 use crate::hub::Hub;
 use crate::names;
-pub(crate) use crate::offsets::{Offsets, ask};
+use crate::offsets::ask;
 use crate::topology::{self, Found};
 
 /// How many groups are asked at once.

@@ -19,8 +19,8 @@ use uuid::Uuid;
 
 use crate::convert::{self, Origin};
 use crate::error;
-use crate::groups::{self, Offsets};
 use crate::hub::Hub;
+use crate::offsets::{self, Offsets};
 use crate::topology::Found;
 
 /// All letters are in one partition, so that an offset says which one is older.
@@ -130,7 +130,7 @@ async fn ask<T: Send + 'static>(
     until: Instant,
     call: impl FnOnce(&Offsets) -> Result<T> + Send + 'static,
 ) -> Result<T> {
-    groups::ask(hub, NO_GROUP, &Found::letters(name), until, call).await
+    offsets::ask(hub, NO_GROUP, &Found::letters(name), until, call).await
 }
 
 /// The places of the oldest letters. In memory are as many as were asked for, or the window.
@@ -306,7 +306,7 @@ mod tests {
         let left: Vec<_> =
             (0..COUNT).filter(|at| !is_gone(*at)).map(|at| all[at].clone()).collect();
         let found = Found::letters("orders__billing__dlq");
-        let pages = groups::ask(&hub, NO_GROUP, &found, hub.deadline(), |offsets| {
+        let pages = offsets::ask(&hub, NO_GROUP, &found, hub.deadline(), |offsets| {
             let sizes = [(1, 1), (1, 4), (2, 3), (4, 5), (6, 7), (9, 2), (3, 99)];
             sizes
                 .into_iter()

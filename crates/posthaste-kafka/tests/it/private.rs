@@ -35,11 +35,14 @@ async fn long_delay(server: Server) {
     first.nack(Nack::after(DELAY)).await.unwrap();
     second.ack_confirmed().await.unwrap();
     // A copy waits elsewhere, and the group has done with the partition.
+    let id = format!("{}__g", to.topic);
+    let until = start + Duration::from_secs(10);
+    while raw::committed(&server, &id, &native(&to), 1).await[0].0 != Some(2) {
+        assert!(Instant::now() < until, "the group is held back");
+    }
     let copies = raw::read_all(&server, &format!("{}__g__retry", to.topic)).await;
     let [copy] = &copies[..] else { unreachable!("{copies:?}") };
     assert_eq!((copy.text(), copy.header("ph-attempt")), ("0", Some(&b"1"[..])));
-    let id = format!("{}__g", to.topic);
-    assert_eq!(raw::committed(&server, &id, &native(&to), 1).await[0].0, Some(2));
     // Nothing is held back by it, and it is not early.
     adapter.store_numbers(&to, 2..3).await;
     next(&mut inbox).await.ack().await.unwrap();
@@ -95,8 +98,14 @@ async fn replayed(server: Server) {
         next(&mut other).await.ack().await.unwrap();
     }
     let (admin, topic) = (bus.admin(), to.topic.as_str());
-    let page = admin.dead_letters(topic, "g", 10).await.unwrap();
-    assert_eq!(page.letters.len(), 3);
+    let until = Instant::now() + Duration::from_secs(10);
+    let page = loop {
+        let page = admin.dead_letters(topic, "g", 10).await.unwrap();
+        if page.letters.len() == 3 {
+            break page;
+        }
+        assert!(Instant::now() < until, "{page:?}");
+    };
     let ids: Vec<_> = page.letters.iter().map(|letter| letter.id.clone()).collect();
     admin.replay(topic, "g", &ids).await.unwrap().into_iter().for_each(Result::unwrap);
     let mut seen = Vec::new();
