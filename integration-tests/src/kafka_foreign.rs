@@ -1,7 +1,7 @@
 //! What another program does at Kafka: the native client, without this library.
 
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use posthaste_conformance::Foreign;
 use posthaste_core::{Error, ErrorKind, Result};
@@ -60,7 +60,20 @@ pub(crate) async fn create(address: &str, topic: &str) -> Result<()> {
     for outcome in made.map_err(failed)? {
         outcome.map_err(|(_, code)| failed(KafkaError::AdminOp(code)))?;
     }
-    Ok(())
+    // The controller has made it; the broker learns of it a moment later.
+    let config = self::client(address);
+    blocking(move || {
+        let client: BaseConsumer = config.create()?;
+        let until = Instant::now() + STORED;
+        loop {
+            let metadata = client.fetch_metadata(Some(&topic), ANSWER)?;
+            let known = metadata.topics().iter().any(|topic| !topic.partitions().is_empty());
+            if known || Instant::now() > until {
+                return Ok(());
+            }
+        }
+    })
+    .await
 }
 
 /// Whether a broker can be used: it knows where it is itself.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use posthaste_core::broker::{DeliveryMode, DriverEvent, Lane, LaneState, Token};
-use posthaste_core::{Error, ErrorKind, Result, Timestamp, TopicName};
+use posthaste_core::{Error, ErrorKind, Result, Retry, Timestamp, TopicName};
 use tokio::time::Instant;
 
 use super::arrived::Arrived;
@@ -170,7 +170,14 @@ impl Shared {
 
     /// Notes what became of a commit. What it was waited for goes to the driver.
     pub(super) fn committed(&self, source: usize, due: Due, result: &Result<()>) {
-        let Due { entries: _, lives, asks } = due;
+        let Due { entries: _, lives, mut asks } = due;
+        let passes = result.as_ref().err().is_some_and(|error| error.retry() == Retry::Transient);
+        if passes {
+            let now = Instant::now();
+            let (again, over) = asks.into_iter().partition(|ask| ask.until > now);
+            self.ask_again(source, again);
+            asks = over;
+        }
         for ask in asks {
             let all = ask.settled.iter().all(|settled| lives.contains(settled));
             let answer = match result {
@@ -193,6 +200,11 @@ impl Shared {
                 partition.is_dirty = true;
             }
         }
+    }
+
+    fn ask_again(&self, source: usize, asks: Vec<Ask>) {
+        let mut state = self.lock();
+        asks.into_iter().for_each(|ask| state.ask(source, ask));
     }
 
     /// Commits have failed whose partitions nobody knows any more: all are committed again.

@@ -122,6 +122,8 @@ struct Consumer {
     is_suspect: bool,
     is_cut_off: bool,
     next_commit: Instant,
+    /// After a commit that failed and that somebody waits for.
+    next_try: Instant,
     next_tick: Instant,
     next_look: Instant,
     cap: Cap,
@@ -166,6 +168,7 @@ impl Consumer {
             is_suspect: false,
             is_cut_off: false,
             next_commit: now + COMMIT_EVERY,
+            next_try: now,
             next_tick: now,
             next_look: now,
             cap: Cap::default(),
@@ -229,8 +232,8 @@ impl Consumer {
         let now = Instant::now();
         let asked = self.shared.has_asks(self.source);
         let uncommitted = self.shared.bring_due(self.source, now);
-        if asked || uncommitted {
-            self.commit_now();
+        if (asked || uncommitted) && now >= self.next_try && !self.commit_now() {
+            self.next_try = now + NAP;
         }
         if self.commits && now >= self.next_commit {
             self.next_commit = now + COMMIT_EVERY;
@@ -251,16 +254,15 @@ impl Consumer {
         }
     }
 
-    /// Commits, and waits for the answer.
-    fn commit_now(&self) {
+    /// Commits, and waits for the answer. What failed in passing is tried again.
+    fn commit_now(&self) -> bool {
         if self.commits {
-            // What failed is tried again.
-            let _ = self.client.context().commit(&self.client, &[]);
-        } else {
-            let mut due = self.shared.take_due(self.source, &[], true);
-            due.entries.clear();
-            self.shared.committed(self.source, due, &Ok(()));
+            return self.client.context().commit(&self.client, &[]).is_ok();
         }
+        let mut due = self.shared.take_due(self.source, &[], true);
+        due.entries.clear();
+        self.shared.committed(self.source, due, &Ok(()));
+        true
     }
 
     /// Commits what was settled. The answer comes by a poll.

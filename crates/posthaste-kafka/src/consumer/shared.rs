@@ -92,6 +92,8 @@ pub(super) struct Source {
 pub(super) struct Ask {
     pub(super) settled: Vec<(i32, u16)>,
     pub(super) tell: oneshot::Sender<Result<()>>,
+    /// Until then a commit that fails in passing is tried again.
+    pub(super) until: Instant,
 }
 
 impl Shared {

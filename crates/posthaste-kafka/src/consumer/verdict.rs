@@ -12,6 +12,10 @@ use super::assignment::Place;
 use super::shared::{Ask, Shared, State};
 use crate::private;
 
+/// How long a commit that somebody waits for is tried again: a group that divides its partitions
+/// anew takes none.
+const PATIENCE: Duration = Duration::from_secs(10);
+
 /// The topics whose threads have something to do now.
 type Rings = SmallVec<[usize; 4]>;
 
@@ -115,10 +119,11 @@ impl Shared {
                 None => answers.push((place.source, vec![*index], vec![life])),
             }
         }
+        let until = Instant::now() + PATIENCE;
         let mut state = self.lock();
         let ask = |(source, indexes, settled): (usize, _, _)| {
             let (tell, told) = oneshot::channel();
-            state.ask(source, Ask { settled, tell });
+            state.ask(source, Ask { settled, tell, until });
             self.ring(source);
             (indexes, told)
         };
