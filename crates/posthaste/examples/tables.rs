@@ -15,6 +15,7 @@ async fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
     let memory = posthaste::connect("memory://").await?.capabilities(None)?;
     let columns = [
         ("memory", memory),
+        ("Kafka", kafka().await?),
         ("NATS JetStream, server 2.12 or later", nats("nats", "2.12.0").await?),
         ("NATS JetStream, server 2.9 to 2.11", nats("nats", "2.9.0").await?),
         ("NATS without JetStream", nats("nats-core", "2.12.0").await?),
@@ -43,6 +44,12 @@ fn cell(support: &Support) -> String {
         Support::Refused(why) => format!("**no**: {}", why.replace('|', "\\|")),
         other => format!("{other:?}"),
     }
+}
+
+/// What the adapter says it can do with a broker that its client simulates.
+async fn kafka() -> Result<Arc<Capabilities>> {
+    let bus = posthaste::connect("kafka://localhost/?property.test.mock.num.brokers=1").await?;
+    bus.capabilities(None)
 }
 
 /// What the adapter says it can do with a server of that version.

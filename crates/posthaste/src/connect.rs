@@ -75,6 +75,7 @@ pub async fn from_env() -> Result<Bus> {
 pub async fn builder(url: &str) -> Result<BusBuilder> {
     let broker = match scheme(url)? {
         "memory" => memory(url)?,
+        "kafka" | "kafkas" => kafka(url).await?,
         "nats" | "tls" => nats(url).await?,
         "nats-core" => nats_core(url).await?,
         other => return Err(unknown(other)),
@@ -84,6 +85,17 @@ pub async fn builder(url: &str) -> Result<BusBuilder> {
 
 fn memory(url: &str) -> Result<Arc<dyn Broker>> {
     Ok(Arc::new(MemoryBroker::with_config(MemoryConfig::from_url(url)?)?))
+}
+
+#[cfg(feature = "kafka")]
+async fn kafka(url: &str) -> Result<Arc<dyn Broker>> {
+    use posthaste_kafka::{KafkaBroker, KafkaConfig};
+    Ok(Arc::new(KafkaBroker::connect(KafkaConfig::from_url(url)?).await?))
+}
+
+#[cfg(not(feature = "kafka"))]
+async fn kafka(_: &str) -> Result<Arc<dyn Broker>> {
+    Err(switched_off("kafka"))
 }
 
 #[cfg(feature = "nats")]
@@ -119,7 +131,7 @@ fn scheme(url: &str) -> Result<&str> {
     if fine { Ok(scheme) } else { Err(missing()) }
 }
 
-const KNOWN: &str = "known are memory://, nats://, tls:// and nats-core://";
+const KNOWN: &str = "known are memory://, kafka://, kafkas://, nats://, tls:// and nats-core://";
 
 #[cold]
 fn unknown(scheme: &str) -> Error {
@@ -127,7 +139,7 @@ fn unknown(scheme: &str) -> Error {
         .with_context("scheme", scheme)
 }
 
-#[cfg(not(feature = "nats"))]
+#[cfg(not(all(feature = "kafka", feature = "nats")))]
 #[cold]
 fn switched_off(feature: &'static str) -> Error {
     Error::unsupported(format!(

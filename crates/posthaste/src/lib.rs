@@ -12,6 +12,12 @@ pub use posthaste_derive::Event;
 #[doc(inline)]
 pub use posthaste_memory as memory;
 
+/// The adapter for Apache Kafka.
+#[cfg(feature = "kafka")]
+#[cfg_attr(docsrs, doc(cfg(feature = "kafka")))]
+#[doc(inline)]
+pub use posthaste_kafka as kafka;
+
 /// The adapters for NATS: JetStream, and NATS without it for what may be lost.
 #[cfg(feature = "nats")]
 #[cfg_attr(docsrs, doc(cfg(feature = "nats")))]
