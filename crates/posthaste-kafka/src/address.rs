@@ -3,15 +3,18 @@
 use std::net::Ipv6Addr;
 use std::time::Duration;
 
-use posthaste_core::{Error, Result};
+use posthaste_core::{Error, Layout, Result};
 use url::form_urlencoded;
 
 use crate::config::{Compression, GroupProtocol, KafkaConfig, Login, Sasl};
 
 /// Every option a URL may have, for the message about one it may not have.
 const OPTIONS: &str = "ca, cert, client_id, compression, connect_timeout, group_protocol, \
-                       instance_id, key, linger, property.<name>, rack, replicas, \
-                       request_timeout, sasl, tls";
+                       instance_id, key, linger, partitions, property.<name>, rack, \
+                       replicas, request_timeout, sasl, tls";
+
+/// As many partitions may be asked for.
+const MOST_PARTITIONS: u16 = Layout::MAX_PARTITIONS;
 
 /// What begins the name of an option that sets a property of the client.
 const PROPERTY: &str = "property.";
@@ -128,6 +131,10 @@ fn option(mut config: KafkaConfig, name: &str, value: &str, tls: bool) -> Result
         "connect_timeout" => config.connect_timeout(time()?),
         "request_timeout" => config.request_timeout(time()?),
         "linger" => config.linger(time()?),
+        "partitions" => match value.parse() {
+            Ok(partitions @ 1..=MOST_PARTITIONS) => config.partitions(partitions),
+            _ => return Err(refuse("the option is a number from 1 to 1024")),
+        },
         "replicas" => match value.parse() {
             Ok(replicas @ 1..) => config.replicas(replicas),
             _ => return Err(refuse("the option is a number from 1 to 255")),
@@ -245,7 +252,7 @@ mod tests {
     fn reads_every_part() {
         let config = read(
             "kafkas://us%40er:p%3Aw%2Fd@h1,h2:9093,[::1]:9094/?ca=%2Fca.pem&cert=c.pem&key=k.pem\
-             &client_id=shop&connect_timeout=500ms&request_timeout=2s&linger=5ms&replicas=3\
+             &client_id=shop&connect_timeout=500ms&request_timeout=2s&linger=5ms&replicas=3&partitions=12\
              &compression=gzip&group_protocol=consumer&instance_id=pod-7&rack=eu-1a\
              &sasl=scram-sha-512&tls=true&property.fetch.min.bytes=10&property.debug=cgrp",
         )
@@ -262,7 +269,7 @@ mod tests {
         assert_eq!(config.connect_timeout, Duration::from_millis(500));
         assert_eq!(config.request_timeout, Duration::from_secs(2));
         assert_eq!(config.linger, Duration::from_millis(5));
-        assert_eq!(config.replicas, Some(3));
+        assert_eq!((config.replicas, config.partitions), (Some(3), Some(12)));
         assert_eq!(config.compression, Compression::Gzip);
         assert_eq!(config.group_protocol, GroupProtocol::Consumer);
         assert_eq!(config.instance_id.as_deref(), Some("pod-7"));
@@ -376,6 +383,8 @@ mod tests {
             ("kafka://us:SECRET@h?connect_timeout=5", "connect_timeout"),
             ("kafka://us:SECRET@h?request_timeout=5y", "request_timeout"),
             ("kafka://us:SECRET@h?linger=1s&linger=2s", "twice"),
+            ("kafka://us:SECRET@h?partitions=0", "partitions"),
+            ("kafka://us:SECRET@h?partitions=1025", "partitions"),
             ("kafka://us:SECRET@h?replicas=0", "replicas"),
             ("kafka://us:SECRET@h?replicas=256", "replicas"),
             ("kafka://us:SECRET@h?replicas=many", "replicas"),

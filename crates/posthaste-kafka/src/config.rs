@@ -5,7 +5,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use posthaste_core::{Error, Result};
+use posthaste_core::{Error, Layout, Result};
 
 use crate::binding::{Binding, Bindings};
 use crate::error::BROKER;
@@ -36,6 +36,7 @@ pub struct KafkaConfig {
     pub(crate) linger: Duration,
     pub(crate) compression: Compression,
     pub(crate) replicas: Option<u8>,
+    pub(crate) partitions: Option<u16>,
     pub(crate) group_protocol: GroupProtocol,
     pub(crate) instance_id: Option<String>,
     pub(crate) rack: Option<String>,
@@ -115,6 +116,7 @@ impl KafkaConfig {
             linger: Duration::ZERO,
             compression: Compression::default(),
             replicas: None,
+            partitions: None,
             group_protocol: GroupProtocol::default(),
             instance_id: None,
             rack: None,
@@ -214,6 +216,14 @@ impl KafkaConfig {
         self
     }
 
+    /// How many partitions new plain topics and queues have, at most 1024. Default: what the broker
+    /// is set to, which is often one. No more members of a group have work than a topic has
+    /// partitions.
+    pub fn partitions(mut self, partitions: u16) -> Self {
+        self.partitions = Some(partitions);
+        self
+    }
+
     /// How the members of a group divide the partitions. It is the same for all members of a
     /// group. Default: [`GroupProtocol::Classic`].
     pub fn group_protocol(mut self, protocol: GroupProtocol) -> Self {
@@ -294,6 +304,9 @@ impl KafkaConfig {
         if self.linger >= self.request_timeout {
             return wrong("linger", "the option must be less than the request timeout");
         }
+        if self.partitions.is_some_and(|count| !(1..=Layout::MAX_PARTITIONS).contains(&count)) {
+            return wrong("partitions", "the option must be from 1 to 1024");
+        }
         if self.replicas == Some(0) {
             return wrong("replicas", "the option must be greater than zero");
         }
@@ -354,6 +367,7 @@ impl fmt::Debug for KafkaConfig {
             .field("linger", &self.linger)
             .field("compression", &self.compression)
             .field("replicas", &self.replicas)
+            .field("partitions", &self.partitions)
             .field("group_protocol", &self.group_protocol)
             .field("instance_id", &self.instance_id)
             .field("rack", &self.rack)
@@ -412,6 +426,8 @@ mod tests {
             (new().instance_id("a\nb"), "instance_id"),
             (new().rack(""), "rack"),
             (new().replicas(0), "replicas"),
+            (new().partitions(0), "partitions"),
+            (new().partitions(1_025), "partitions"),
             (new().connect_timeout(Duration::ZERO), "connect_timeout"),
             (new().request_timeout(Duration::ZERO), "request_timeout"),
             (new().request_timeout(Duration::MAX), "request_timeout"),

@@ -302,7 +302,8 @@ async fn select<T: Send + 'static>(
 /// Makes the topic, or finds that somebody else was faster.
 async fn create(hub: &Hub, spec: &TopicSpec, until: Instant) -> Result<Found> {
     let native = hub.native_name(&spec.name, spec.layout, spec.queue);
-    let mut partitions = spec.layout.partitions().map_or(BROKERS_CHOICE, i32::from);
+    let partitions = spec.layout.partitions().or(hub.config.partitions);
+    let mut partitions = partitions.map_or(BROKERS_CHOICE, i32::from);
     // A limit in bytes is for each partition there, so that their number has to be known.
     if spec.retention.max_bytes.is_some() && partitions == BROKERS_CHOICE {
         partitions = usual_partitions(hub, until).await?;

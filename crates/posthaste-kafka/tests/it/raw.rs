@@ -149,6 +149,17 @@ pub(crate) async fn read_all(server: &Server, name: &str) -> Vec<Raw> {
     found
 }
 
+/// How many partitions a topic has.
+pub(crate) async fn partitions(server: &Server, name: &str) -> usize {
+    let (config, name) = (client(server), name.to_owned());
+    blocking(move || {
+        let client: BaseConsumer = config.create().expect("a client");
+        let metadata = client.fetch_metadata(Some(&name), Duration::from_secs(20));
+        metadata.expect("an answer").topics()[0].partitions().len()
+    })
+    .await
+}
+
 /// The names of all topics.
 pub(crate) async fn topics(server: &Server) -> Vec<String> {
     let config = client(server);

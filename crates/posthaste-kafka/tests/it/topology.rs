@@ -21,6 +21,7 @@ pub(crate) fn add(suite: &mut Suite) {
     suite.add("names_that_kafka_takes_for_the_same_are_told", same_names);
     suite.add("a_topic_that_many_create_at_once_is_there_once", at_once);
     suite.add("a_limit_in_bytes_is_that_of_the_whole_topic", bytes);
+    suite.add("a_plain_topic_has_as_many_partitions_as_was_said", partitions);
     suite.add("what_kafka_has_no_setting_for_is_refused", no_setting);
     suite.add("more_replicas_than_brokers_are_refused", replicas);
     suite.add("a_deleted_topic_leaves_nothing", deleted);
@@ -29,6 +30,15 @@ pub(crate) fn add(suite: &mut Suite) {
 
 async fn connect(server: &Server) -> Adapter {
     Adapter::connect(server.config()).await.expect("the broker is there")
+}
+
+async fn partitions(server: Server) {
+    let adapter = Adapter::connect(server.config().partitions(5)).await.unwrap();
+    let (plain, ordered) = (name("five"), name("two"));
+    let plain = adapter.ensure(TopicConfig::new(&plain)).await;
+    let ordered = adapter.ensure(TopicConfig::new(&ordered).ordered(2)).await;
+    assert_eq!(raw::partitions(&server, &native(&plain)).await, 5);
+    assert_eq!(raw::partitions(&server, &native(&ordered)).await, 2);
 }
 
 async fn compared(server: Server) {
