@@ -214,6 +214,31 @@ async fn list_of(
     listed.await.map_err(|error| hub.explain(error))
 }
 
+/// The private topics of a topic's groups, also of those that are gone, with their partitions.
+///
+/// # Errors
+/// What keeps the broker from answering.
+pub(crate) async fn private_topics(
+    hub: &Hub,
+    topic: &TopicName,
+    until: Instant,
+) -> Result<Vec<(String, i32)>> {
+    let topic = topic.clone();
+    let listed = hub.worker.run(until, move |client, left| {
+        let metadata = client.fetch_metadata(None, left).map_err(|native| error::of(&native))?;
+        let private = metadata.topics().iter().filter_map(|found| {
+            let name = found.name();
+            let group = name.strip_prefix(topic.as_str())?.strip_prefix("__")?;
+            let group = GroupName::new(group.strip_suffix("__retry")?).ok()?;
+            // One that is being made has none yet.
+            let partitions = i32::try_from(found.partitions().len()).ok().filter(|n| *n > 0)?;
+            (names::retry_topic(&topic, &group) == name).then(|| (name.to_owned(), partitions))
+        });
+        Ok(private.collect())
+    });
+    listed.await.map_err(|error| hub.explain(error))
+}
+
 /// What the broker has against it, if it has.
 async fn delete_one(hub: &Hub, id: &str, until: Instant) -> Result<Option<RDKafkaErrorCode>> {
     let deleting = hub.admin()?.delete_groups(&[id], &topology::options(until));

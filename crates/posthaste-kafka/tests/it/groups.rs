@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use posthaste_core::broker::{Destination, Start};
 use posthaste_core::{Bus, Cause, ErrorKind, Layout, Nack, Order, Timestamp, TopicConfig};
+use posthaste_kafka::Binding;
 use tokio::time::Instant;
 
 use crate::adapter::{Adapter, failed, fresh, group, name, native, topic};
-use crate::member::{bus, join, next, number};
+use crate::member::{bus, join, next, number, silent};
 use crate::raw;
 use crate::server::Server;
 use crate::suite::Suite;
@@ -23,7 +24,9 @@ pub(crate) fn add(suite: &mut Suite) {
     suite.add("what_was_removed_before_it_was_read_is_not_behind", removed);
     suite.add("what_is_settled_out_of_order_is_not_behind", out_of_order);
     suite.add("what_waits_in_the_private_topic_is_behind", private);
+    suite.add("a_purge_reaches_what_waits_for_groups", purged);
     suite.add("what_is_left_of_a_group_goes_with_it", left_over);
+    suite.add("a_bound_topic_is_not_purged", bound);
 }
 
 async fn connect(server: &Server) -> Adapter {
@@ -309,6 +312,30 @@ async fn private(server: Server) {
     assert_eq!(behind(&adapter, &to, "g").await, Some(0));
 }
 
+async fn purged(server: Server) {
+    let (adapter, bus, to) = made(&server, "purged-copies").await;
+    let mut inbox = join(&bus, &to.topic, 100).await;
+    adapter.store_numbers(&to, 0..4).await;
+    for _ in 0..4 {
+        let delivery = next(&mut inbox).await;
+        delivery.nack(Nack::after(Duration::from_secs(31))).await.unwrap();
+    }
+    inbox.stop(Duration::from_secs(10)).await.unwrap();
+    assert_eq!(behind(&adapter, &to, "g").await, Some(4));
+    // Their places in the topic are counted, not their copies.
+    assert_eq!(adapter.admin().purge(&to.topic).await.unwrap(), Some(4));
+    assert_eq!(behind(&adapter, &to, "g").await, Some(0));
+    assert!(raw::read_all(&server, &format!("{}__g__retry", to.topic)).await.is_empty());
+    let mut inbox = join(&bus, &to.topic, 100).await;
+    adapter.store_numbers(&to, 4..5).await;
+    let delivery = next(&mut inbox).await;
+    assert_eq!((number(&delivery), inbox.stats().lost), (4, 4));
+    delivery.ack().await.unwrap();
+    silent(&mut inbox, Duration::from_millis(500)).await;
+    comes_to(&adapter, &to, 0).await;
+    close(bus).await;
+}
+
 /// A deletion that could not go on leaves the private topic, and so does a group that expires.
 async fn left_over(server: Server) {
     let (adapter, name) = (connect(&server).await, name("left-over"));
@@ -318,4 +345,16 @@ async fn left_over(server: Server) {
     let deleted = adapter.admin().delete_group(&to.topic, &group("g")).await;
     failed(deleted, ErrorKind::NotFound, &["g"]);
     assert!(!raw::topics(&server).await.contains(&private));
+}
+
+async fn bound(server: Server) {
+    let (name, legacy) = (name("bound-purge"), format!("It_Purge.{:08X}", fastrand::u32(..)));
+    raw::create(&server, &legacy, 1, &[]).await;
+    let config = server.config().bind(&name, Binding::topic(&legacy));
+    let adapter = Adapter::connect(config).await.expect("the broker is there");
+    let to = adapter.ensure(TopicConfig::new(&name).group("g")).await;
+    adapter.store_numbers(&to, 0..3).await;
+    let says = [&*name, &*legacy, "never changed"];
+    failed(adapter.admin().purge(&to.topic).await, ErrorKind::Unsupported, &says);
+    assert_eq!(behind(&adapter, &to, "g").await, Some(3));
 }
