@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use posthaste_core::broker::{Destination, Start};
 use posthaste_core::{Bus, Cause, ErrorKind, Layout, Nack, Order, Timestamp, TopicConfig};
-use posthaste_kafka::Binding;
 use tokio::time::Instant;
 
 use crate::adapter::{Adapter, failed, fresh, group, name, native, topic};
@@ -26,7 +25,6 @@ pub(crate) fn add(suite: &mut Suite) {
     suite.add("what_waits_in_the_private_topic_is_behind", private);
     suite.add("a_purge_reaches_what_waits_for_groups", purged);
     suite.add("what_is_left_of_a_group_goes_with_it", left_over);
-    suite.add("a_bound_topic_is_not_purged", bound);
 }
 
 async fn connect(server: &Server) -> Adapter {
@@ -345,16 +343,4 @@ async fn left_over(server: Server) {
     let deleted = adapter.admin().delete_group(&to.topic, &group("g")).await;
     failed(deleted, ErrorKind::NotFound, &["g"]);
     assert!(!raw::topics(&server).await.contains(&private));
-}
-
-async fn bound(server: Server) {
-    let (name, legacy) = (name("bound-purge"), format!("It_Purge.{:08X}", fastrand::u32(..)));
-    raw::create(&server, &legacy, 1, &[]).await;
-    let config = server.config().bind(&name, Binding::topic(&legacy));
-    let adapter = Adapter::connect(config).await.expect("the broker is there");
-    let to = adapter.ensure(TopicConfig::new(&name).group("g")).await;
-    adapter.store_numbers(&to, 0..3).await;
-    let says = [&*name, &*legacy, "never changed"];
-    failed(adapter.admin().purge(&to.topic).await, ErrorKind::Unsupported, &says);
-    assert_eq!(behind(&adapter, &to, "g").await, Some(3));
 }
