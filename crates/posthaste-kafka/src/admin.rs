@@ -11,13 +11,14 @@ use posthaste_core::broker::{
     Admin, DeadLetterPage, DeadLetterQuery, GroupInfo, Lag, Position, RangeQuery, Retained, Start,
 };
 use posthaste_core::{
-    Difference, Error, GroupName, LetterId, Result, Retry, TopicInfo, TopicName, TopicSpec,
-    Topology,
+    Difference, Error, ErrorKind, GroupName, LetterId, Result, Retry, TopicInfo, TopicName,
+    TopicSpec, Topology,
 };
 use rdkafka::consumer::Consumer as _;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Message as _};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use tokio::time::Instant;
 
 use crate::convert::{self, Origin};
 use crate::error::{self, BROKER};
@@ -168,8 +169,9 @@ fn in_group(error: Error, topic: &TopicName, group: &GroupName) -> Error {
     error.with_topic(topic).with_group(group)
 }
 
-/// Removes everything up to the ends of the partitions. Says how many offsets that was: one for
-/// each message, where no transactions and no compaction have made holes.
+/// Removes everything up to the ends of the partitions, then what waits for groups in their private
+/// topics, which was in the topic once. Says how many offsets of the topic that was: one for each
+/// message, where no transactions and no compaction have made holes.
 async fn purge(hub: &Hub, topic: &TopicName) -> Result<Option<u64>> {
     hub.check_ours(topic)?;
     let until = hub.deadline();
@@ -177,24 +179,47 @@ async fn purge(hub: &Hub, topic: &TopicName) -> Result<Option<u64>> {
     let starts =
         offsets::ask(hub, NO_GROUP, &found, until, |offsets| offsets.places(Offset::Beginning));
     let starts = starts.await?;
+    let mut removed = 0;
+    for (partition, after) in remove_all(hub, &found.native, found.partitions, until).await? {
+        let before = usize::try_from(partition).ok().and_then(|at| starts.get(at));
+        if let Some(before) = before {
+            removed += u64::try_from(after.saturating_sub(*before)).unwrap_or(0);
+        }
+    }
+    for (name, partitions) in groups::private_topics(hub, topic, until).await? {
+        match remove_all(hub, &name, partitions, until).await {
+            // It went with its group.
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            removed => drop(removed?),
+        }
+    }
+    Ok(Some(removed))
+}
+
+/// Removes what is in the partitions. Says where each begins then.
+async fn remove_all(
+    hub: &Hub,
+    name: &str,
+    partitions: i32,
+    until: Instant,
+) -> Result<Vec<(i32, i64)>> {
     let removing = {
         let mut ends = TopicPartitionList::new();
-        for partition in 0..found.partitions {
-            ends.add_partition_offset(&found.native, partition, Offset::End)
+        for partition in 0..partitions {
+            ends.add_partition_offset(name, partition, Offset::End)
                 .map_err(|native| error::of(&native))?;
         }
         hub.admin()?.delete_records(&ends, &topology::options(until))
     };
     let left = topology::answered(hub, until, removing).await?;
-    let mut removed = 0;
+    let mut begin = Vec::with_capacity(left.count());
     for one in left.elements() {
-        one.error().map_err(|native| error::of(&native))?;
-        let before = usize::try_from(one.partition()).ok().and_then(|at| starts.get(at));
-        if let (Offset::Offset(after), Some(before)) = (one.offset(), before) {
-            removed += u64::try_from(after.saturating_sub(*before)).unwrap_or(0);
+        one.error().map_err(|native| error::of(&native).with_context("name", name))?;
+        if let Offset::Offset(at) = one.offset() {
+            begin.push((one.partition(), at));
         }
     }
-    Ok(Some(removed))
+    Ok(begin)
 }
 
 async fn range(hub: &Hub, topic: &TopicName, query: &RangeQuery) -> Result<Vec<Retained>> {

@@ -1,7 +1,8 @@
 //! Groups: the offsets that they have committed.
 //!
 //! A group exists when it has committed an offset; members alone do not make one. What it has
-//! still to do lies between those offsets and the ends of the partitions.
+//! still to do lies between those offsets and the ends of the partitions, less what its members
+//! say, in the metadata of their commits, to be settled there; and it lies in its private topic.
 //!
 //! The broker lets somebody who is no member commit only while there are no members. So nothing
 //! has to be asked before: what it refuses is a conflict, and who is in the way is asked then.
@@ -45,6 +46,7 @@ pub(crate) async fn ensure(
         if offsets.committed()?.iter().any(Option::is_some) {
             return Ok(());
         }
+        let ends: Vec<_> = ends.into_iter().map(Some).collect();
         match offsets.commit(&ends) {
             Err(native) if is_refused_by_members(&native) => Ok(()),
             committed => committed.map_err(|native| error::of(&native)),
@@ -65,7 +67,8 @@ pub(crate) async fn verify(
     ask(hub, &id, found, hub.deadline(), |offsets| offsets.existing().map(drop)).await
 }
 
-/// What the group has still to do.
+/// What the group has still to do. What its members hold cannot be told from what is ready, and
+/// what waits in memory not from either, so that all is in one count.
 ///
 /// # Errors
 /// `NotFound`.
@@ -73,27 +76,32 @@ pub(crate) async fn lag(hub: &Hub, topic: &TopicName, group: &GroupName) -> Resu
     let until = hub.deadline();
     let found = topology::find(hub, topic, until).await?;
     let mut lag = Lag::default();
-    lag.ready = Some(behind(hub, &hub.group_id(topic, group), &found, until).await?);
+    lag.ready = Some(behind(hub, (topic, group), &found, until).await?);
     Ok(lag)
 }
 
-/// How many offsets the group is behind.
-async fn behind(hub: &Hub, id: &str, found: &Found, until: Instant) -> Result<u64> {
-    ask(hub, id, found, until, |offsets| {
-        let committed = offsets.existing()?;
-        let (starts, ends) = (offsets.places(Offset::Beginning)?, offsets.places(Offset::End)?);
-        let left = committed.iter().zip(starts).zip(ends).map(|((committed, start), end)| {
-            // A partition without an offset came after the group, and is read from its start.
-            // What was removed before it was read will not come.
-            let from = committed.unwrap_or(start).max(start);
-            u64::try_from(end.saturating_sub(from)).unwrap_or(0)
-        });
-        Ok(left.sum())
+/// How many offsets the group has not settled, in the topic and in its private one.
+async fn behind(
+    hub: &Hub,
+    (topic, group): (&TopicName, &GroupName),
+    found: &Found,
+    until: Instant,
+) -> Result<u64> {
+    let private = names::retry_topic(topic, group);
+    ask(hub, &hub.group_id(topic, group), found, until, move |offsets| {
+        let of_topic = offsets.unsettled(&offsets.existing()?)?;
+        // A message is settled in the topic when its copy is in the private one. So in this order
+        // it may be counted twice, but is never missed.
+        let of_private = match offsets.beside(&private)? {
+            Some(private) => private.unsettled(&private.committed()?)?,
+            None => 0,
+        };
+        Ok(of_topic.saturating_add(of_private))
     })
     .await
 }
 
-/// Moves a group without members.
+/// Moves a group without members. Its private topic stays as it is: what waits there still comes.
 ///
 /// # Errors
 /// `NotFound`; `Conflict` naming the members; `Invalid` for `Created`, and for a partition that is
@@ -103,15 +111,12 @@ pub(crate) async fn seek(hub: &Hub, topic: &TopicName, group: &GroupName, to: St
     let found = topology::find(hub, topic, until).await?;
     let id = hub.group_id(topic, group);
     let moved = ask(hub, &id, &found, until, move |offsets| {
-        let committed = offsets.existing()?;
-        let mut wanted = offsets.starts(to)?;
+        offsets.existing()?;
+        let mut wanted: Vec<_> = offsets.starts(to)?.into_iter().map(Some).collect();
         if let Start::AtOffset { partition: Some(only), .. } = to {
-            // The others stay where they are.
-            let starts = offsets.places(Offset::Beginning)?;
-            for (at, (wanted, start)) in wanted.iter_mut().zip(starts).enumerate() {
-                if u32::try_from(at) != Ok(only) {
-                    *wanted = committed.get(at).copied().flatten().unwrap_or(start);
-                }
+            // The others stay where they are, with what is settled there.
+            for (_, other) in (0_u32..).zip(&mut wanted).filter(|(at, _)| *at != only) {
+                *other = None;
             }
         }
         match offsets.commit(&wanted) {
@@ -122,10 +127,12 @@ pub(crate) async fn seek(hub: &Hub, topic: &TopicName, group: &GroupName, to: St
     if moved.await? { Ok(()) } else { Err(in_the_way(hub, &id).await) }
 }
 
-/// Deletes a group without members, and its private channel.
+/// Deletes a group without members, and its private channel. The group goes first: the broker
+/// refuses that while there are members.
 ///
 /// # Errors
-/// `NotFound`; `Conflict` naming the members; `Unsupported` for a group that is bound.
+/// `NotFound`, when what was left of such a group is deleted; `Conflict` naming the members;
+/// `Unsupported` for a group that is bound.
 pub(crate) async fn delete(hub: &Hub, topic: &TopicName, group: &GroupName) -> Result<()> {
     if let Some(id) = hub.bindings.bound_id(topic, group) {
         return Err(Error::unsupported("a bound group is never deleted")
@@ -133,12 +140,16 @@ pub(crate) async fn delete(hub: &Hub, topic: &TopicName, group: &GroupName) -> R
             .with_broker(BROKER));
     }
     let (until, id) = (hub.deadline(), hub.group_id(topic, group));
-    match delete_one(hub, &id, until).await? {
-        None => {}
+    let missing = match delete_one(hub, &id, until).await? {
+        None => None,
+        // It may have been deleted by a call that could not go on, or expired. A group of that
+        // name would get the old copies.
+        Some(code @ RDKafkaErrorCode::GroupIdNotFound) => Some(topology::refused(code)),
         Some(RDKafkaErrorCode::NonEmptyGroup) => return Err(in_the_way(hub, &id).await),
         Some(code) => return Err(topology::refused(code)),
-    }
-    topology::delete_named(hub, &[names::retry_topic(topic, group)], until).await
+    };
+    topology::delete_named(hub, &[names::retry_topic(topic, group)], until).await?;
+    missing.map_or(Ok(()), Err)
 }
 
 /// Deletes the groups of a topic that is being deleted. One with members ends with the last of
@@ -167,7 +178,7 @@ pub(crate) async fn list(hub: &Hub, topic: &TopicName) -> Result<Vec<GroupInfo>>
     let found = &topology::find(hub, topic, until).await?;
     let groups = list_of(hub, topic, until).await?;
     let describe = |(name, members)| async move {
-        let pins = match behind(hub, &hub.group_id(topic, &name), found, until).await {
+        let pins = match behind(hub, (topic, &name), found, until).await {
             Ok(pins) => Some(pins),
             // Its members have not committed anything yet.
             Err(error) if error.kind() == ErrorKind::NotFound => None,
@@ -199,6 +210,31 @@ async fn list_of(
         let mut groups: Vec<_> = of_topic.collect();
         groups.sort_by(|(one, _), (other, _)| one.as_str().cmp(other.as_str()));
         Ok(groups)
+    });
+    listed.await.map_err(|error| hub.explain(error))
+}
+
+/// The private topics of a topic's groups, also of those that are gone, with their partitions.
+///
+/// # Errors
+/// What keeps the broker from answering.
+pub(crate) async fn private_topics(
+    hub: &Hub,
+    topic: &TopicName,
+    until: Instant,
+) -> Result<Vec<(String, i32)>> {
+    let topic = topic.clone();
+    let listed = hub.worker.run(until, move |client, left| {
+        let metadata = client.fetch_metadata(None, left).map_err(|native| error::of(&native))?;
+        let private = metadata.topics().iter().filter_map(|found| {
+            let name = found.name();
+            let group = name.strip_prefix(topic.as_str())?.strip_prefix("__")?;
+            let group = GroupName::new(group.strip_suffix("__retry")?).ok()?;
+            // One that is being made has none yet.
+            let partitions = i32::try_from(found.partitions().len()).ok().filter(|n| *n > 0)?;
+            (names::retry_topic(&topic, &group) == name).then(|| (name.to_owned(), partitions))
+        });
+        Ok(private.collect())
     });
     listed.await.map_err(|error| hub.explain(error))
 }

@@ -10,6 +10,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use super::topics::Topics;
+use crate::offsets::metadata;
 use crate::tracker::Progress;
 
 /// What is committed for one partition, by its number in the row of [`Topics`].
@@ -86,41 +87,4 @@ pub(super) fn committed<C: ConsumerContext>(
         }
     }
     Ok(found)
-}
-
-/// The metadata of each element. The client's own reading panics on what is not UTF-8, and any
-/// program may have committed that.
-#[expect(unsafe_code, reason = "the client has no reading of metadata as bytes")]
-fn metadata(list: &TopicPartitionList) -> Vec<Option<String>> {
-    let native = list.ptr();
-    // SAFETY: the pointer is that of the list, which is borrowed and stays as it is meanwhile.
-    let (elements, count) = unsafe { ((*native).elems, (*native).cnt) };
-    let count = usize::try_from(count).unwrap_or(0);
-    let read = |at: usize| {
-        // SAFETY: the list has that many elements.
-        let element = unsafe { &*elements.add(at) };
-        if element.metadata.is_null() {
-            return None;
-        }
-        // SAFETY: the metadata has that many bytes, and belongs to the list.
-        let bytes = unsafe {
-            std::slice::from_raw_parts(element.metadata.cast::<u8>(), element.metadata_size)
-        };
-        std::str::from_utf8(bytes).ok().map(str::to_owned)
-    };
-    (0..count).map(read).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn metadata_is_read_as_it_was_written() {
-        let mut list = TopicPartitionList::new();
-        list.add_partition("t", 0).set_metadata("ph1.x");
-        list.add_partition("t", 1);
-        assert_eq!(metadata(&list), [Some("ph1.x".to_owned()), None]);
-        assert!(metadata(&TopicPartitionList::new()).is_empty());
-    }
 }
