@@ -68,7 +68,7 @@ const fn mark(kind: Kind) -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    use posthaste_core::Capabilities;
+    use posthaste_core::{Capabilities, Sharing};
 
     use super::*;
     use crate::cases;
@@ -77,6 +77,26 @@ mod tests {
     fn every_promise_and_every_refusal_is_covered() {
         let gaps = gaps(&cases::all());
         assert!(gaps.is_empty(), "{gaps:#?}");
+    }
+
+    /// No promise goes without cases where the members of a group share lanes, or where a topic
+    /// keeps no number of messages.
+    #[test]
+    fn every_promise_is_covered_also_on_a_log() {
+        let mut can = Capabilities::all("log");
+        can.sharing = Sharing::Lanes;
+        Feature::RetentionByCount.refuse(&mut can);
+        let mut cases = cases::all();
+        // Denials are asked of every broker that refuses, so that they are counted with the rest.
+        cases.retain(|case| case.applies(&can) || matches!(case.kind(), Kind::Denial(_)));
+        let gaps = gaps(&cases);
+        assert!(gaps.is_empty(), "{gaps:#?}");
+        let of = |promise| {
+            let real = |case: &&Case| !matches!(case.kind(), Kind::Denial(_));
+            cases.iter().filter(real).filter(|case| case.promise() == promise).count()
+        };
+        let few: Vec<_> = Promise::ALL.iter().filter(|promise| of(**promise) < 2).collect();
+        assert!(few.is_empty(), "{few:?} have fewer than two cases beside denials");
     }
 
     #[test]

@@ -56,6 +56,8 @@ features! {
     Queue = queue;
     /// [`Capabilities::order`].
     Order = order;
+    /// [`Capabilities::retention_by_count`].
+    RetentionByCount = retention_by_count;
     /// [`Capabilities::start_earliest`].
     StartEarliest = start_earliest;
     /// [`Capabilities::start_at_time`].

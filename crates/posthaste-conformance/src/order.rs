@@ -210,6 +210,11 @@ pub(crate) fn interleaved(keys: &[String], numbers: std::ops::Range<usize>) -> V
     numbers.flat_map(|number| keys.iter().map(move |key| keyed(key, number))).collect()
 }
 
+/// So many messages over as many keys, so that every lane gets some.
+pub(crate) fn spread(numbers: std::ops::Range<usize>) -> Vec<Envelope> {
+    numbers.map(|number| keyed(&format!("key-{number}"), number)).collect()
+}
+
 /// Enqueues in order, without waiting for one before the next; all must be confirmed.
 pub(crate) async fn enqueue(publisher: &Publisher, envelopes: Vec<Envelope>) -> Outcome {
     let mut receipts: Vec<Receipt> = Vec::with_capacity(envelopes.len());

@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use posthaste_core::{Delivery, Error, ErrorKind, Subscription, SubscriptionEvent};
+use futures_util::future::try_join_all;
+use posthaste_core::{Delivery, Error, ErrorKind, Sharing, Subscription, SubscriptionEvent};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::failure::{Failed, Outcome};
@@ -21,6 +22,37 @@ pub(crate) fn one(
             Ok(Some(delivery)) => Ok(delivery?),
             Ok(None) => Err(place.saying("the subscription ended instead of a delivery")),
             Err(_) => Err(place.saying(format!("no delivery within {within:?}"))),
+        }
+    }
+}
+
+/// The prefetch of a member that holds one delivery for too long. What is held keeps its place; so
+/// there is no other one, but where the member itself gets what comes again.
+pub(crate) fn places(sharing: Sharing) -> usize {
+    if sharing == Sharing::Lanes { 2 } else { 1 }
+}
+
+/// What comes again when a lease has ended: to the other member where a group shares messages, and
+/// where it shares lanes to the one that has the lane.
+#[track_caller]
+pub(crate) fn again(
+    sharing: Sharing,
+    holder: &mut Subscription,
+    other: &mut Subscription,
+    within: Duration,
+) -> impl Future<Output = Outcome<Delivery>> {
+    let place = Failed::new(String::new());
+    async move {
+        let next = async {
+            tokio::select! {
+                next = holder.next(), if sharing == Sharing::Lanes => next,
+                next = other.next() => next,
+            }
+        };
+        match timeout(within, next).await {
+            Ok(Some(delivery)) => Ok(delivery?),
+            Ok(None) => Err(place.saying("a subscription ended, and nothing came again")),
+            Err(_) => Err(place.saying(format!("nothing came again within {within:?}"))),
         }
     }
 }
@@ -73,6 +105,29 @@ pub(crate) async fn handle(
         delivery.ack().await?;
     }
     Ok(numbers)
+}
+
+/// Has two members take and acknowledge so many together; returns the numbers of each.
+pub(crate) async fn handle_both(
+    first: &mut Subscription,
+    second: &mut Subscription,
+    count: usize,
+    within: Duration,
+) -> Outcome<(Vec<usize>, Vec<usize>)> {
+    let work = async {
+        let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+        for _ in 0..count {
+            let (delivery, handled) = tokio::select! {
+                Some(delivery) = first.next() => (delivery?, &mut ours),
+                Some(delivery) = second.next() => (delivery?, &mut theirs),
+                else => return Err(Failed::new("a member ended")),
+            };
+            handled.push(send::number(delivery.envelope())?);
+            delivery.ack().await?;
+        }
+        Ok((ours, theirs))
+    };
+    send::ends("handling by two members", within, work).await?
 }
 
 /// Takes and acknowledges until every wanted number was there; returns all numbers in the order of
@@ -173,6 +228,12 @@ pub(crate) async fn settle_all(deliveries: impl IntoIterator<Item = Delivery>) -
     for delivery in deliveries {
         delivery.ack_confirmed().await?;
     }
+    Ok(())
+}
+
+/// Acknowledges all of them at once, and waits for the broker's word on each.
+pub(crate) async fn settle_together(deliveries: impl IntoIterator<Item = Delivery>) -> Outcome {
+    try_join_all(deliveries.into_iter().map(Delivery::ack_confirmed)).await?;
     Ok(())
 }
 

@@ -7,9 +7,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use posthaste_core::broker::{
-    Admin, Destination, Outcomes, Publish, SendOptions, SubscribeRequest, Subscribed,
+    Admin, DeadLetterPage, DeadLetterQuery, Destination, GroupInfo, Lag, Outcomes, Publish,
+    RangeQuery, Retained, SendOptions, Start, SubscribeRequest, Subscribed,
 };
-use posthaste_core::{Broker, Capabilities, Envelope, Error, GroupName, Health, Result, TopicName};
+use posthaste_core::{
+    Broker, Capabilities, Difference, Envelope, Error, GroupName, Health, LetterId, Result,
+    TopicInfo, TopicName, TopicSpec, Topology,
+};
 use tokio::time::Instant;
 
 use crate::feature::Feature;
@@ -53,6 +57,90 @@ impl Refusing {
         }
         Ok(())
     }
+
+    fn check_settings(&self, topic: &TopicSpec) -> Result<()> {
+        let limited = topic.retention.max_messages.is_some();
+        if limited && self.feature == Feature::RetentionByCount {
+            return Err(
+                Error::unsupported("no such setting").with_context("setting", "max_messages")
+            );
+        }
+        Ok(())
+    }
+}
+
+/// Refuses settings that it has not; everything else is the broker's.
+#[async_trait]
+#[deny(clippy::missing_trait_methods)]
+impl Admin for Refusing {
+    async fn ensure(&self, topic: &TopicSpec, topology: Topology) -> Result<TopicInfo> {
+        self.check_settings(topic)?;
+        self.inner.admin().ensure(topic, topology).await
+    }
+
+    async fn verify(&self, topic: &TopicSpec) -> Result<Vec<Difference>> {
+        self.check_settings(topic)?;
+        self.inner.admin().verify(topic).await
+    }
+
+    async fn describe(&self, topic: &TopicName) -> Result<TopicInfo> {
+        self.inner.admin().describe(topic).await
+    }
+
+    async fn delete_topic(&self, topic: &TopicName) -> Result<()> {
+        self.inner.admin().delete_topic(topic).await
+    }
+
+    async fn purge(&self, topic: &TopicName) -> Result<Option<u64>> {
+        self.inner.admin().purge(topic).await
+    }
+
+    async fn groups(&self, topic: &TopicName) -> Result<Vec<GroupInfo>> {
+        self.inner.admin().groups(topic).await
+    }
+
+    async fn delete_group(&self, topic: &TopicName, group: &GroupName) -> Result<()> {
+        self.inner.admin().delete_group(topic, group).await
+    }
+
+    async fn lag(&self, topic: &TopicName, group: &GroupName) -> Result<Lag> {
+        self.inner.admin().lag(topic, group).await
+    }
+
+    async fn seek(&self, topic: &TopicName, group: &GroupName, to: Start) -> Result<()> {
+        self.inner.admin().seek(topic, group, to).await
+    }
+
+    async fn range(&self, topic: &TopicName, query: &RangeQuery) -> Result<Vec<Retained>> {
+        self.inner.admin().range(topic, query).await
+    }
+
+    async fn dead_letters(
+        &self,
+        topic: &TopicName,
+        group: &GroupName,
+        query: &DeadLetterQuery,
+    ) -> Result<DeadLetterPage> {
+        self.inner.admin().dead_letters(topic, group, query).await
+    }
+
+    async fn replay(
+        &self,
+        topic: &TopicName,
+        group: &GroupName,
+        letters: &[LetterId],
+    ) -> Result<Vec<Result<()>>> {
+        self.inner.admin().replay(topic, group, letters).await
+    }
+
+    async fn discard(
+        &self,
+        topic: &TopicName,
+        group: &GroupName,
+        letters: &[LetterId],
+    ) -> Result<Vec<Result<()>>> {
+        self.inner.admin().discard(topic, group, letters).await
+    }
 }
 
 #[async_trait]
@@ -81,7 +169,7 @@ impl Broker for Refusing {
     }
 
     fn admin(&self) -> &dyn Admin {
-        self.inner.admin()
+        self
     }
 
     async fn health(&self) -> Result<Health> {

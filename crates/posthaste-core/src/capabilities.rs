@@ -76,6 +76,18 @@ pub enum AckConfirmation {
     Barrier,
 }
 
+/// What the members of a group share out among themselves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Sharing {
+    /// Messages: any member gets the next one, and what another one's lease lets go. A lease is a
+    /// setting of the group.
+    Messages,
+    /// Whole lanes, such as the partitions of a log. What comes again goes to the member that has
+    /// the lane, and one that joins gets lanes. A lease is each member's own.
+    Lanes,
+}
+
 /// What an adapter can do for a topic.
 ///
 /// Obtained from [`Bus::capabilities`](crate::Bus::capabilities). Support may depend on the topic
@@ -91,12 +103,16 @@ pub struct Capabilities {
     pub durability: Durability,
     /// Settled after handling, with redelivery. Refused by transports that keep no copy.
     pub at_least_once: Support,
+    /// What the members of a group share out among themselves.
+    pub sharing: Sharing,
     /// Several groups on one topic.
     pub fan_out: Support,
     /// Queues: exactly one group, addressed directly.
     pub queue: Support,
     /// Ordered topics and `Order::PerKey`.
     pub order: Support,
+    /// Topics that keep a number of messages at most.
+    pub retention_by_count: Support,
     /// Groups that start at the earliest retained message.
     pub start_earliest: Support,
     /// Groups that start at a time.
@@ -155,9 +171,11 @@ impl Capabilities {
             server: None,
             durability: Durability::Server { loss_window: None },
             at_least_once: Support::Kept,
+            sharing: Sharing::Messages,
             fan_out: Support::Kept,
             queue: Support::Kept,
             order: Support::Kept,
+            retention_by_count: Support::Kept,
             start_earliest: Support::Kept,
             start_at_time: Support::Kept,
             start_at_offset: Support::Kept,

@@ -29,7 +29,7 @@ pub use bytes::Bytes;
 
 pub use broker::{Broker, DeliveryMode, GroupInfo, Lag, Order, Prefetch, Start};
 pub use bus::{Admin, Bus, BusBuilder, Queue, Topics};
-pub use capabilities::{AckConfirmation, Capabilities, Durability, Support};
+pub use capabilities::{AckConfirmation, Capabilities, Durability, Sharing, Support};
 pub use dead_letter::{Cause, DeadLetter, LetterId, Reason};
 pub use delivery::{Delivery, Nack, Settle};
 pub use envelope::{Envelope, EnvelopeBuilder};

@@ -11,7 +11,7 @@ use posthaste_core::broker::{
     Admin, Broker, Destination, Outcomes, Publish, SendOptions, SubscribeRequest, Subscribed,
 };
 use posthaste_core::{
-    Capabilities, Durability, Envelope, Error, Health, Result, Support, TopicName,
+    Capabilities, Durability, Envelope, Error, Health, Result, Sharing, Support, TopicName,
 };
 use rdkafka::ClientConfig;
 use rdkafka::admin::AdminClient;
@@ -193,6 +193,8 @@ fn capabilities(config: &KafkaConfig) -> Capabilities {
     let mut can = Capabilities::all(BROKER);
     let safe = config.replicas.is_some_and(|replicas| replicas >= SAFE_REPLICAS);
     can.durability = Durability::Server { loss_window: (!safe).then_some(SYNC_INTERVAL) };
+    can.sharing = Sharing::Lanes;
+    can.retention_by_count = Support::refused("Kafka has no such setting for topics");
     can.deliver_at = Support::refused("Kafka delivers no message later");
     can.deduplication = Support::refused("Kafka does not know messages by their ids");
     can.deduplication_window = None;

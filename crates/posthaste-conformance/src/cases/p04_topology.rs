@@ -16,6 +16,7 @@ cases![P4;
     Edge a_differing_topic_is_not_overwritten when |can| can.order.is_kept();
     Edge assume_takes_the_declaration_for_the_truth;
     Edge a_malformed_name_is_refused_before_any_call;
+    Denial(RetentionByCount) a_number_of_messages_to_keep_is_refused;
 ];
 
 async fn verifying(scene: &Scene) -> Outcome<Bus> {
@@ -170,5 +171,22 @@ async fn a_malformed_name_is_refused_before_any_call(scene: &Scene) -> Outcome {
         let inbox = bus.subscribe(scene.topic()).group(group).start().await;
         refused(inbox, &[ErrorKind::Invalid], group)?;
     }
+    Ok(())
+}
+
+/// The error names the setting, and there is no topic that ignores it.
+async fn a_number_of_messages_to_keep_is_refused(scene: &Scene) -> Outcome {
+    let (bus, topic) = (scene.bus().await?, scene.topic());
+    let limited = || TopicConfig::new(&topic).max_messages(10).group(scene.group("a"));
+    let ensured = bus.ensure(limited()).await;
+    let error = refused(ensured, &[ErrorKind::Unsupported], "a topic of ten messages")?;
+    ensure!(error.to_string().contains("max_messages"), "the setting is not named: {error}");
+    ensure_eq!(error.topic(), Some(topic.as_str()), "the topic that the error names");
+    ensure!(!exists(scene, &topic).await?, "the topic was created without its limit");
+
+    topic_with(&bus, &topic, &[&scene.group("a")]).await?;
+    let verified = bus.verify(limited()).await;
+    let error = refused(verified, &[ErrorKind::Unsupported], "a look for ten messages")?;
+    ensure!(error.to_string().contains("max_messages"), "the setting is not named: {error}");
     Ok(())
 }

@@ -7,7 +7,7 @@ use posthaste_core::{ErrorKind, Layout, Nack};
 use crate::case::cases;
 use crate::child;
 use crate::failure::{Outcome, ensure, ensure_eq, refused};
-use crate::receive::{distinct, nothing, numbers, one, settle_all, take};
+use crate::receive::{again, distinct, nothing, numbers, one, places, settle_all, take};
 use crate::scene::Scene;
 use crate::seam::{Member, create, request};
 use crate::send::{numbered, publish, send, up_to};
@@ -20,25 +20,29 @@ cases![P8;
     Denial(AtLeastOnce) redelivery_is_refused;
 ];
 
-/// Held longer than may be: another member gets it, and knows that it is not the first.
+/// Held longer than may be: another member gets it, or the one with its lane, and knows that it is
+/// not the first.
 async fn a_delivery_whose_lease_ends_comes_again_flagged(scene: &Scene) -> Outcome {
     let (holder, other) = (scene.bus().await?, scene.bus().await?);
     let (topic, group) = (scene.topic(), scene.group("a"));
     let lease = scene.lease();
     let first = holder.subscribe(&topic).group(&group).lease(lease).max_handling(lease);
-    let mut first = first.prefetch(1).start().await?;
+    let sharing = holder.capabilities(Some(&topic))?.sharing;
+    let mut first = first.prefetch(places(sharing)).start().await?;
     publish(&holder.publisher(&topic)?, 0..1).await?;
     let held = one(&mut first, scene.patience()).await?;
     ensure_eq!(held.attempt(), 1, "the first attempt");
     ensure!(!held.is_redelivered(), "it was not delivered before");
 
     let mut second = other.subscribe(&topic).group(&group).lease(lease).start().await?;
-    let again = one(&mut second, scene.patience()).await?;
+    let again = again(sharing, &mut first, &mut second, scene.patience()).await?;
     ensure_eq!(again.id(), held.id(), "what came again");
     ensure!(again.is_redelivered(), "it is flagged");
     ensure!(again.attempt() >= 2, "attempt {}", again.attempt());
     again.ack_confirmed().await?;
-    nothing(&mut second, lease + scene.quiet()).await
+    let quiet = lease + scene.quiet();
+    tokio::try_join!(nothing(&mut first, quiet), nothing(&mut second, quiet))?;
+    Ok(())
 }
 
 /// It takes messages and is gone, without a word. Nothing that it had settled comes again.

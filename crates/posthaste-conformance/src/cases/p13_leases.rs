@@ -1,8 +1,7 @@
 //! P13: the lease is kept while the handler runs, and a lost one cancels it before anybody else
 //! begins.
 
-use posthaste_core::{Layout, SubscriptionEvent};
-
+use posthaste_core::{Layout, Sharing, SubscriptionEvent};
 use tokio::time::Instant;
 
 use crate::case::cases;
@@ -35,19 +34,21 @@ async fn a_slow_handler_keeps_its_delivery(scene: &Scene) -> Outcome {
 }
 
 /// It is held beyond `max_handling`. Its holder hears of it, by the delivery and by an event, no
-/// later than another member has it.
+/// later than it is out again: with another member, or with the one that has its lane.
 async fn a_hanging_handler_is_cancelled_before_another_begins(scene: &Scene) -> Outcome {
     let (hanging, waiting) = (scene.bus().await?, scene.bus().await?);
     let (topic, group) = (scene.topic(), scene.group("a"));
     let lease = scene.lease();
     let inbox = hanging.subscribe(&topic).group(&group).lease(lease).max_handling(lease * 2);
-    let mut inbox = inbox.prefetch(1).start().await?;
+    let sharing = hanging.capabilities(Some(&topic))?.sharing;
+    let mut inbox = inbox.prefetch(receive::places(sharing)).start().await?;
     let mut events = inbox.events();
     publish(&hanging.publisher(&topic)?, 0..1).await?;
     let held = one(&mut inbox, scene.patience()).await?;
     let mut other = waiting.subscribe(&topic).group(&group).lease(lease).start().await?;
-    let again = one(&mut other, scene.patience()).await?;
-    ensure!(held.is_lost(), "another member has it, and its holder was not told");
+    let again = receive::again(sharing, &mut inbox, &mut other, scene.patience()).await?;
+    ensure_eq!(again.id(), held.id(), "what came again");
+    ensure!(held.is_lost(), "it is out again, and its holder was not told");
     ends("waiting for a lost lease", scene.quiet(), held.lost()).await?;
     let id = receive::event(&mut events, scene.patience(), "a lost lease", |event| match event {
         SubscriptionEvent::LeaseLost { id } => Some(id),
@@ -88,13 +89,18 @@ async fn an_extended_lease_runs_from_then(scene: &Scene) -> Outcome {
     ensure_eq!(holder.lease(), lease, "the lease of a new group");
     let held = holder.take(2, scene.patience()).await?;
     holder.extend(&held.iter().collect::<Vec<_>>()).await?;
-    // It fetches no more: what comes again comes to the other.
-    holder.stop(lease / 2).await?;
-    let mut other = Member::join(&*broker, request(&topic, &group, "other", lease)).await?;
+    let mut other = None;
+    // Of a group that shares lanes the holder gets what comes again, and else another that is
+    // alone in fetching.
+    if broker.capabilities(Some(&topic)).sharing != Sharing::Lanes {
+        holder.stop(lease / 2).await?;
+        other = Some(Member::join(&*broker, request(&topic, &group, "other", lease)).await?);
+    }
     let mut taken = Vec::new();
     let mut prolonged = Instant::now();
     for _ in 0..8 {
-        taken.extend(other.listen(1, lease / 3).await?);
+        let next = other.as_mut().unwrap_or(&mut holder);
+        taken.extend(next.listen(1, lease / 3).await?);
         let extended = holder.extend(&[&held[0]]).await?;
         let after = prolonged.elapsed();
         ensure!(extended.lost.is_empty(), "a lease of {lease:?} was lost {after:?} after that");

@@ -1,16 +1,23 @@
 //! P28: a member that joins or leaves moves only what it must.
 
-use posthaste_core::{Delivery, Order, SubscriptionEvent, TopicConfig};
+use std::collections::BTreeSet;
+
+use posthaste_core::{Confirmed, Delivery, Order, Sharing, SubscriptionEvent, TopicConfig};
 
 use crate::case::cases;
 use crate::failure::{Failed, Outcome, ensure, ensure_eq};
-use crate::order::{enqueue, interleaved, keys};
-use crate::receive::{distinct, nothing, numbers, settle_all, take};
+use crate::order::{enqueue, interleaved, keys, spread};
+use crate::receive::{
+    distinct, event, handle_both, nothing, numbers, settle_all, settle_together, take,
+};
 use crate::scene::Scene;
-use crate::send::{publish, topic_with, up_to};
+use crate::send::{publish, publish_each, topic_with, up_to};
 
 cases![P28;
-    Claim a_member_that_joins_takes_nothing_from_the_others;
+    Claim a_member_that_joins_takes_nothing_from_the_others
+        when |can| can.sharing == Sharing::Messages;
+    Claim what_is_held_is_settled_before_its_lane_goes
+        when |can| can.sharing == Sharing::Lanes && can.order.is_kept();
     Claim a_member_that_leaves_disturbs_nobody;
     Edge a_joining_member_moves_no_more_lanes_than_it_gets when |can| can.order.is_kept();
 ];
@@ -36,6 +43,45 @@ async fn a_member_that_joins_takes_nothing_from_the_others(scene: &Scene) -> Out
     settle_all(held).await?;
     settle_all(others).await?;
     nothing(&mut second, scene.quiet()).await
+}
+
+/// A member joins while another holds messages of all lanes. It gets some of the lanes, but not
+/// before the other has settled what it holds of them; and then it gets what comes.
+async fn what_is_held_is_settled_before_its_lane_goes(scene: &Scene) -> Outcome {
+    let (one, two) = (scene.bus().await?, scene.bus().await?);
+    let (topic, group) = (scene.topic(), scene.group("a"));
+    one.ensure(TopicConfig::new(&topic).ordered(4).group(&group)).await?;
+    // More credit than is needed: events come with it.
+    let mut first = one.subscribe(&topic).group(&group).prefetch(20).start().await?;
+    let mut events = first.events();
+    let publisher = one.publisher(&topic)?;
+    let sent = publish_each(&publisher, spread(0..10)).await?;
+    let lanes: BTreeSet<_> = sent.iter().filter_map(Confirmed::partition).collect();
+    ensure_eq!(lanes.len(), 4, "the lanes that have messages");
+    let held = take(&mut first, 10, scene.patience()).await?;
+    ensure_eq!(distinct(&numbers(&held)?)?, up_to(10), "what the first member holds");
+
+    let mut second = two.subscribe(&topic).group(&group).start().await?;
+    let goes = event(&mut events, scene.patience(), "a lane that goes", |event| match event {
+        SubscriptionEvent::LaneRevoked { partition: Some(lane), .. } => Some(lane),
+        _ => None,
+    });
+    tokio::select! {
+        goes = goes => goes?,
+        // Polled, so that the lanes move.
+        _ = first.next() => return Err(Failed::new("the first member got what nobody sent")),
+        _ = second.next() => return Err(Failed::new("the second got what the first one holds")),
+    };
+    ensure!(!held.iter().any(Delivery::is_lost), "the first member lost a delivery");
+    settle_together(held).await?;
+
+    publish_each(&publisher, spread(10..60)).await?;
+    let (mut ours, theirs) = handle_both(&mut first, &mut second, 50, scene.patience()).await?;
+    ensure!(!theirs.is_empty(), "the second member got nothing");
+    ours.extend(theirs);
+    ensure_eq!(distinct(&ours)?, (10..60).collect(), "what came after the second member");
+    tokio::try_join!(nothing(&mut first, scene.quiet()), nothing(&mut second, scene.quiet()))?;
+    Ok(())
 }
 
 /// What it held comes to the member that stays; what that one holds stays with it.
@@ -79,7 +125,7 @@ async fn a_joining_member_moves_no_more_lanes_than_it_gets(scene: &Scene) -> Out
     revoked(&mut events).await?;
     let mut second = ordered(&two).await?;
     enqueue(&publisher, interleaved(&keys(16), 2..4)).await?;
-    both(scene, &mut first, &mut second, 32).await?;
+    handle_both(&mut first, &mut second, 32, scene.patience()).await?;
     let joined = revoked(&mut events).await?;
     ensure!(joined <= 2, "{joined} of four lanes were revoked for a second member");
 
@@ -92,26 +138,6 @@ async fn a_joining_member_moves_no_more_lanes_than_it_gets(scene: &Scene) -> Out
     let left = revoked(&mut events).await?;
     ensure!(joined + left <= 2, "{left} lanes were revoked because another member left");
     Ok(())
-}
-
-async fn both(
-    scene: &Scene,
-    first: &mut posthaste_core::Subscription,
-    second: &mut posthaste_core::Subscription,
-    count: usize,
-) -> Outcome {
-    let work = async {
-        for _ in 0..count {
-            let delivery = tokio::select! {
-                Some(delivery) = first.next() => delivery?,
-                Some(delivery) = second.next() => delivery?,
-                else => return Err(Failed::new("a member ended")),
-            };
-            delivery.ack().await?;
-        }
-        Ok(())
-    };
-    crate::send::ends("handling by two members", scene.patience(), work).await?
 }
 
 /// How many lanes were revoked by the events that wait to be read.

@@ -13,14 +13,18 @@ use crate::scene::Scene;
 use crate::send::{number, publish, topic_with};
 
 cases![P29;
-    Claim what_retention_removed_is_counted when |can| can.visible_loss.is_kept();
+    Claim what_retention_removed_is_counted when |can| {
+        can.visible_loss.is_kept() && can.retention_by_count.is_kept()
+    };
     Claim a_vanished_topic_ends_the_subscription when |can| can.visible_loss.is_kept();
     Edge what_a_purge_removed_is_counted when |can| {
         can.visible_loss == Support::Kept && can.purge.is_kept()
     };
     Edge a_purge_empties_the_topic when |can| can.purge.is_kept();
     Edge a_topic_that_vanishes_under_create_is_not_silent when |can| can.visible_loss.is_kept();
-    Edge what_was_read_is_no_loss when |can| can.visible_loss.is_kept();
+    Edge what_was_read_is_no_loss when |can| {
+        can.visible_loss.is_kept() && can.retention_by_count.is_kept()
+    };
     Denial(VisibleLoss) visible_loss_is_refused;
     Denial(Purge) a_purge_is_refused;
 ];

@@ -3,19 +3,25 @@
 
 use std::time::Duration;
 
-use posthaste_core::{ErrorKind, Order, SubscriptionEvent, TopicConfig, Topology};
-use tokio::time::timeout;
+use posthaste_core::{
+    Bus, ErrorKind, Layout, Order, Sharing, SubscriptionEvent, TopicConfig, TopicName, Topology,
+};
+use tokio::time::{Instant, timeout};
 
 use crate::case::cases;
 use crate::failure::{Failed, Outcome, ensure, ensure_eq, refused};
-use crate::receive::{distinct, event};
+use crate::order::spread;
+use crate::receive::{distinct, event, handle_both, one, settle_all};
 use crate::scene::Scene;
 use crate::seam::{Member, create, request};
-use crate::send::{number, publish, topic_with, up_to};
+use crate::send::{number, publish, publish_each, topic_with, up_to};
 
 cases![P32;
-    Claim a_differing_lease_is_reported_and_left_as_it_is;
-    Claim the_application_hears_of_a_difference;
+    Claim a_differing_lease_is_reported_and_left_as_it_is
+        when |can| can.sharing == Sharing::Messages;
+    Claim the_application_hears_of_a_difference when |can| can.sharing == Sharing::Messages;
+    Claim a_lease_is_each_members_own
+        when |can| can.sharing == Sharing::Lanes && can.order.is_kept();
     Edge two_configurations_run_side_by_side;
     Edge another_number_of_partitions_is_refused when |can| can.order.is_kept();
 ];
@@ -28,7 +34,7 @@ const NEW: Duration = Duration::from_secs(40);
 async fn a_differing_lease_is_reported_and_left_as_it_is(scene: &Scene) -> Outcome {
     let broker = scene.broker().await?;
     let (topic, group) = (scene.topic_name()?, scene.group_name("a")?);
-    create(&*broker, &topic, posthaste_core::Layout::Plain).await?;
+    create(&*broker, &topic, Layout::Plain).await?;
     let old = Member::join(&*broker, request(&topic, &group, "old", OLD)).await?;
     ensure!(old.differences().is_empty(), "the first member of a group differs from nothing");
     let other = scene.broker().await?;
@@ -61,6 +67,56 @@ async fn the_application_hears_of_a_difference(scene: &Scene) -> Outcome {
     };
     ensure!(difference.wanted != difference.found, "no difference: {difference:?}");
     drop(first);
+    Ok(())
+}
+
+/// A new deploy wants another lease, and gets it. There is nothing to report. What the one member
+/// holds for too long comes again, while the other one may hold on.
+async fn a_lease_is_each_members_own(scene: &Scene) -> Outcome {
+    each_is_told_its_own(scene).await?;
+    let (ours, theirs) = (scene.bus().await?, scene.bus().await?);
+    let (topic, group) = (scene.topic(), scene.group("a"));
+    ours.ensure(TopicConfig::new(&topic).ordered(4).group(&group)).await?;
+    let member = |bus: &Bus, lease| {
+        bus.subscribe(&topic).group(&group).lease(lease).max_handling(lease).start()
+    };
+    let (mut old, mut new) = (member(&ours, scene.lease()).await?, member(&theirs, NEW).await?);
+    let publisher = ours.publisher(&topic)?;
+    // Until both have lanes.
+    let end = Instant::now() + scene.patience();
+    loop {
+        publish_each(&publisher, spread(0..16)).await?;
+        let (few, rest) = handle_both(&mut old, &mut new, 16, scene.patience()).await?;
+        if !few.is_empty() && !rest.is_empty() {
+            break;
+        }
+        ensure!(Instant::now() < end, "of two members one got nothing");
+    }
+
+    publish_each(&publisher, spread(16..32)).await?;
+    let short = one(&mut old, scene.patience()).await?;
+    let long = one(&mut new, scene.patience()).await?;
+    let again = loop {
+        let next = one(&mut old, scene.patience()).await?;
+        if next.id() == short.id() {
+            break next;
+        }
+        next.ack().await?;
+    };
+    ensure!(short.is_lost() && again.is_redelivered(), "the short lease has ended");
+    ensure!(!long.is_lost(), "the long lease has ended with the short one");
+    settle_all([again, long]).await
+}
+
+async fn each_is_told_its_own(scene: &Scene) -> Outcome {
+    let (topic, group) = (TopicName::new(scene.topic_called("told"))?, scene.group_name("a")?);
+    let (one, two) = (scene.broker().await?, scene.broker().await?);
+    create(&*one, &topic, Layout::Plain).await?;
+    let old = Member::join(&*one, request(&topic, &group, "old", OLD)).await?;
+    let new = Member::join(&*two, request(&topic, &group, "new", NEW)).await?;
+    ensure_eq!((old.lease(), new.lease()), (OLD, NEW), "the leases that are in force");
+    ensure_eq!(old.differences(), [], "what the first member is told");
+    ensure_eq!(new.differences(), [], "what the second member is told");
     Ok(())
 }
 

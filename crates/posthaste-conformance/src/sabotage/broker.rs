@@ -10,7 +10,9 @@ use async_trait::async_trait;
 use posthaste_core::broker::{
     Admin, Confirmation, Order, Settlement, Start, SubscribeRequest, Subscribed, Verdict,
 };
-use posthaste_core::{Broker, Capabilities, GroupName, Health, Result, TopicName, Topology};
+use posthaste_core::{
+    Broker, Capabilities, Difference, GroupName, Health, Result, TopicName, Topology,
+};
 use tokio::time::Instant;
 
 use super::admin::SabotagedAdmin;
@@ -127,6 +129,10 @@ impl Broker for Sabotage {
         match self.saboteur.mutant {
             Mutant::HideDifferingLeases => subscribed.differences.clear(),
             Mutant::TakeTheNewLease => subscribed.lease = request.lease,
+            Mutant::UnderstateTheLease => subscribed.lease /= 2,
+            Mutant::InventDifferences => {
+                subscribed.differences.push(Difference::new("lease", "sabotage", "another"));
+            }
             Mutant::OverstateTheLease => subscribed.lease = subscribed.lease.saturating_mul(4),
             _ => {}
         }

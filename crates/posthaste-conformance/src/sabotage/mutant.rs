@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use posthaste_core::{Capabilities, Promise};
+use posthaste_core::{Capabilities, Promise, Sharing};
 
 use crate::harness::Need;
 
@@ -271,8 +271,12 @@ mutants! {
     P31 SettlingWaitsForTheOthers = "A settlement waits for what other subscriptions hold.";
     P31 OneEndsTheOthers = "A subscription that fails takes the others of its bus with it.";
 
-    P32 HideDifferingLeases = "A differing lease of the group is not reported.";
-    P32 TakeTheNewLease = "The lease that is in force is said to be the one asked for.";
+    P32 HideDifferingLeases = "A differing lease of the group is not reported."
+        when |can| can.sharing == Sharing::Messages;
+    P32 TakeTheNewLease = "The lease that is in force is said to be the one asked for."
+        when |can| can.sharing == Sharing::Messages;
+    P32 UnderstateTheLease = "The lease is said to be half as long as it is.";
+    P32 InventDifferences = "A member that asks for what there is, is told that it differs.";
     P32 Repartition = "A topic with another number of partitions is made anew."
         when |can| can.order.is_kept();
 
