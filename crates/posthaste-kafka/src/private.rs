@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use posthaste_core::{Envelope, Error, GroupName, Result, Timestamp, TopicName};
 use rdkafka::error::RDKafkaErrorCode;
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tokio::time::Instant;
 
 use crate::completion::{Fate, Waiting};
@@ -42,7 +43,7 @@ pub(crate) struct Copy<'a> {
 }
 
 /// Creates the topic unless it is there. It keeps everything: what is settled of it is removed by
-/// who settles.
+/// who reads it, with [`forget`].
 ///
 /// # Errors
 /// What keeps the broker from answering, or from making it.
@@ -115,6 +116,27 @@ pub(crate) async fn store(
         None => Err(error::closed()),
     };
     (0..copies.len()).map(outcome).collect()
+}
+
+/// Removes what lies below those offsets of the partitions, all of it settled.
+///
+/// # Errors
+/// What the broker has against it, or what keeps it from answering.
+///
+/// # Cancel safety
+/// When dropped, it is removed or not.
+pub(crate) async fn forget(hub: &Hub, name: &str, settled: &[(i32, i64)]) -> Result<()> {
+    let until = hub.deadline();
+    let removing = {
+        let mut list = TopicPartitionList::with_capacity(settled.len());
+        for (partition, below) in settled {
+            let added = list.add_partition_offset(name, *partition, Offset::Offset(*below));
+            added.map_err(|native| error::of(&native))?;
+        }
+        hub.admin()?.delete_records(&list, &topology::options(until))
+    };
+    let removed = topology::answered(hub, until, removing).await?;
+    removed.elements().iter().try_for_each(|one| one.error().map_err(|native| error::of(&native)))
 }
 
 fn left(due: Option<Timestamp>, now: Timestamp) -> Duration {

@@ -1,6 +1,6 @@
 //! Starting a subscription: everything that can be refused is, before the first message.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -32,6 +32,8 @@ use crate::topology::{self, Found};
 const DRAIN: Duration = Duration::from_secs(5);
 /// How long a broker waits for a member's sign, unless the properties say otherwise.
 const SESSION: Duration = Duration::from_secs(45);
+/// How often settled copies are removed from a private topic.
+const TRIM_EVERY: Duration = Duration::from_secs(60);
 /// How long a first start may take besides the questions it asks.
 const STARTING: Duration = Duration::from_secs(10);
 
@@ -183,6 +185,7 @@ fn start(hub: &Arc<Hub>, job: Job) -> Result<oneshot::Receiver<Result<()>>> {
     let (tell, told) = oneshot::channel();
     let (ended, shared) = (CancellationToken::new(), Arc::clone(&job.shared));
     let (source, topic, group) = (job.source, job.topics.topic.clone(), job.group.clone());
+    let private = job.topics.private.as_ref().map(|private| private.name.clone());
     consumer::spawn(job, tell, ended.clone())?;
     let hub = Arc::clone(hub);
     let tasks = hub.tasks.clone();
@@ -191,6 +194,7 @@ fn start(hub: &Arc<Hub>, job: Job) -> Result<oneshot::Receiver<Result<()>>> {
             () = ended.cancelled() => return,
             () = hub.closing() => shared.wish(Wish::Drop),
             () = bring(&hub, &shared, source, &topic, group.as_ref()) => {}
+            () = trim(&hub, &shared, source, private) => {}
         }
         ended.cancelled().await;
     });
@@ -219,6 +223,27 @@ async fn bring(
                     shared.stay(&hop.token, Instant::now() + left);
                 }
             }
+        }
+    }
+}
+
+/// Removes from the private topic what was settled a while ago, for as long as it is polled. By
+/// then it is committed: the next owner does not miss it.
+async fn trim(hub: &Hub, shared: &Shared, source: usize, private: Option<String>) {
+    let Some(name) = private else { return std::future::pending().await };
+    let (mut before, mut removed) = (BTreeMap::new(), BTreeMap::new());
+    loop {
+        tokio::time::sleep(TRIM_EVERY).await;
+        let now = shared.settled_copies(source);
+        let ours = before.into_iter().filter(|(partition, _)| now.contains_key(partition));
+        let due: Vec<_> = ours.filter(|one| removed.get(&one.0) != Some(&one.1)).collect();
+        before = now;
+        if due.is_empty() {
+            continue;
+        }
+        match private::forget(hub, &name, &due).await {
+            Ok(()) => removed.extend(due),
+            Err(error) => tracing::debug!(topic = name, %error, "settled copies were not removed"),
         }
     }
 }

@@ -53,26 +53,28 @@ fn conformance(broker: &Found, ran: &Ran) -> Vec<Trial> {
 /// The decorator that carries the mutants does nothing by itself.
 fn harmless(broker: &Found) -> Trial {
     let name = format!("{}::sabotage::{}", broker.harness.name(), Mutant::Nothing);
-    let broker = broker.clone();
-    Trial::test(name, move || {
+    let (hunts, broker) = (is_hunted(broker), broker.clone());
+    let trial = Trial::test(name, move || {
         let played = block_on(sabotage::harmless(&broker.harness, &broker.can, seed()))?;
         played.map(drop).map_err(|reports| {
             let reports: Vec<String> = reports.iter().map(ToString::to_string).collect();
             Failed::from(reports.join("\n"))
         })
-    })
+    });
+    trial.with_ignored_flag(!hunts)
 }
 
 /// Each mutant is noticed by a case of its promise.
 fn mutants(broker: &Found) -> Vec<Trial> {
     let applies = |mutant: &&Mutant| mutant.applies(&broker.can, broker.harness.offers());
+    let hunts = is_hunted(broker);
     Mutant::ALL
         .iter()
         .filter(applies)
         .map(|mutant| {
             let (broker, mutant) = (broker.clone(), *mutant);
             let name = format!("{}::sabotage::{mutant}", broker.harness.name());
-            Trial::test(name, move || {
+            let trial = Trial::test(name, move || {
                 let hunted = sabotage::hunt(mutant, &broker.harness, &broker.can, seed());
                 match block_on(hunted)? {
                     Ok(caught) => {
@@ -84,9 +86,16 @@ fn mutants(broker: &Found) -> Vec<Trial> {
                     }
                     Err(survived) => Err(Failed::from(survived)),
                 }
-            })
+            });
+            trial.with_ignored_flag(!hunts)
         })
         .collect()
+}
+
+/// Whether mutants are hunted on that broker unless it is asked for by `--ignored`. Where groups take
+/// seconds to divide their partitions, a hunt takes longer than all the cases.
+fn is_hunted(broker: &Found) -> bool {
+    !broker.harness.name().starts_with("kafka")
 }
 
 /// Every denial case, on the in-process broker without that feature.

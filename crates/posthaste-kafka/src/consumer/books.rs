@@ -1,5 +1,6 @@
 //! What a thread does in the books: partitions that come and go, and what is due.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -132,6 +133,16 @@ impl Shared {
     /// What is known of partitions that come back.
     pub(super) fn recall(&self, source: usize, number: i32) -> Option<Remembered> {
         self.lock().recall(source, number)
+    }
+
+    /// How far the partitions of the private topic are settled that are ours.
+    pub(crate) fn settled_copies(&self, source: usize) -> BTreeMap<i32, i64> {
+        let state = self.lock();
+        let Some(books) = state.sources.get(source) else { return BTreeMap::new() };
+        let settled = books.partitions.iter().filter_map(|(number, partition)| {
+            Some((topics::private(*number)?, partition.tracker.watermark()))
+        });
+        settled.collect()
     }
 
     /// The partitions that are ours.
