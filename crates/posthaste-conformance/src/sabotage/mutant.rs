@@ -118,7 +118,9 @@ mutants! {
 
     P8 NeverAgain = "What was delivered once is not delivered again.";
     P8 ForgetTheFlag = "A delivery that is not the first looks like the first.";
-    P8 BuryWithTheHolder = "What a dead member held is acknowledged.";
+    // With a member goes its lane, and nobody can acknowledge for it any more.
+    P8 BuryWithTheHolder = "What a dead member held is acknowledged."
+        when |can| can.sharing == Sharing::Messages;
 
     P9 AcknowledgeTheNeighbour = "An acknowledgement takes the message before with it.";
     P9 AcknowledgeEverythingBefore = "An acknowledgement takes all messages before with it.";
