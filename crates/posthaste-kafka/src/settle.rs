@@ -14,7 +14,7 @@ use posthaste_core::broker::{
 use posthaste_core::{Error, ErrorKind, GroupName, Result, Timestamp, TopicName};
 use tokio::time::Instant;
 
-use crate::consumer::Shared;
+use crate::consumer::{Answer, Shared};
 use crate::dead_letter;
 use crate::error::BROKER;
 use crate::hub::Hub;
@@ -99,23 +99,6 @@ impl KafkaSettler {
             }
         }
     }
-
-    /// Waits until the broker has what was settled.
-    async fn confirm(&self, settled: &[(usize, &Token)], report: &mut SettleReport) {
-        for (indexes, answer) in self.shared.ask(settled) {
-            let answer = answer.await.unwrap_or_else(|_| Err(ended()));
-            let Err(failed) = answer else { continue };
-            for index in indexes {
-                report.except(
-                    index,
-                    match failed.kind() {
-                        ErrorKind::LeaseLost => SettleOutcome::LeaseLost,
-                        _ => SettleOutcome::Failed(failed.duplicate()),
-                    },
-                );
-            }
-        }
-    }
 }
 
 #[async_trait]
@@ -126,7 +109,7 @@ impl Settler for KafkaSettler {
         confirmation: Confirmation,
     ) -> Result<SettleReport> {
         let mut report = SettleReport::done();
-        let open = self.shared.book(batch);
+        let open = self.shared.book(batch, confirmation);
         open.lost.iter().for_each(|index| report.except(*index, SettleOutcome::LeaseLost));
         if !open.letters.is_empty() {
             self.bury(batch, &open.letters, &mut report).await;
@@ -134,19 +117,29 @@ impl Settler for KafkaSettler {
         if !open.copies.is_empty() {
             self.put_off(batch, &open.copies, &mut report).await;
         }
-        if confirmation == Confirmation::Broker {
-            let settled = batch.iter().enumerate().filter(|(index, settlement)| {
-                matches!(settlement.verdict, Verdict::Ack) && !open.lost.contains(index)
-            });
-            let settled: Vec<_> =
-                settled.map(|(index, settlement)| (index, &settlement.token)).collect();
-            self.confirm(&settled, &mut report).await;
-        }
+        confirm(open.asked, &mut report).await;
         Ok(report)
     }
 
     async fn extend(&self, tokens: &[Token]) -> Result<Extended> {
         Ok(Extended::except(self.shared.extend(tokens)))
+    }
+}
+
+/// Waits until the broker has what was settled.
+async fn confirm(asked: Vec<(Vec<usize>, Answer)>, report: &mut SettleReport) {
+    for (indexes, answer) in asked {
+        let answer = answer.await.unwrap_or_else(|_| Err(ended()));
+        let Err(failed) = answer else { continue };
+        for index in indexes {
+            report.except(
+                index,
+                match failed.kind() {
+                    ErrorKind::LeaseLost => SettleOutcome::LeaseLost,
+                    _ => SettleOutcome::Failed(failed.duplicate()),
+                },
+            );
+        }
     }
 }
 

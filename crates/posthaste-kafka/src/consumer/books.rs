@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use posthaste_core::broker::{DeliveryMode, DriverEvent, Lane, LaneState, Token};
 use posthaste_core::{Error, ErrorKind, Result, Retry, Timestamp, TopicName};
@@ -11,7 +10,7 @@ use tokio::time::Instant;
 use super::arrived::Arrived;
 use super::assignment::{Next, Partition, Place, Remembered};
 use super::commit::Entry;
-use super::shared::{Ask, Shared, State, Wish};
+use super::shared::{Ask, Shared, State};
 use super::start::Beginning;
 use super::topics;
 use crate::error::BROKER;
@@ -405,17 +404,6 @@ impl Shared {
         let Some(books) = state.sources.get_mut(source) else { return };
         if let Some(partition) = books.partitions.get_mut(&number) {
             partition.fetched = to;
-        }
-    }
-
-    /// Waits until core has nothing of the partitions any more, or so long.
-    pub(super) fn wait_for_return(&self, source: usize, partitions: &[i32], until: Instant) {
-        while self.wished() != Wish::Drop && self.away(source, partitions) > 0 {
-            let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return;
-            }
-            self.wait(source, left.min(Duration::from_millis(100)));
         }
     }
 }

@@ -74,7 +74,7 @@ impl ReadContext {
         const TRIES: usize = 3;
         let until = Instant::now() + self.drain;
         self.shared.drain(self.source, partitions, until);
-        self.shared.wait_for_return(self.source, partitions, until);
+        self.wait_for_return(consumer, partitions, until);
         for _ in 0..TRIES {
             match self.commit(consumer, partitions) {
                 Ok(()) => break,
@@ -83,6 +83,22 @@ impl ReadContext {
                 Err(_) if Instant::now() > until + self.drain => break,
                 Err(_) => self.shared.wait(self.source, Duration::from_millis(100)),
             }
+        }
+    }
+
+    /// Waits until core has nothing of the partitions any more, or so long. Who waits for a commit
+    /// meanwhile gets it: it may be what keeps the next one from being settled.
+    fn wait_for_return(&self, consumer: &Reader, partitions: &[i32], until: Instant) {
+        const LOOK: Duration = Duration::from_millis(100);
+        while self.shared.wished() != Wish::Drop && self.shared.away(self.source, partitions) > 0 {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return;
+            }
+            if self.shared.has_asks(self.source) && self.commit(consumer, &[]).is_ok() {
+                continue;
+            }
+            self.shared.wait(self.source, left.min(LOOK));
         }
     }
 

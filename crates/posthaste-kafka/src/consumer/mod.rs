@@ -45,6 +45,7 @@ use shared::Ends;
 pub(crate) use shared::{Shared, Wish};
 use start::Beginning;
 pub(crate) use topics::{Private, Topics};
+pub(crate) use verdict::Answer;
 
 /// How long the thread sleeps at most.
 const NAP: Duration = Duration::from_millis(100);

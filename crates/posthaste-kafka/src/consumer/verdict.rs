@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use posthaste_core::Result;
-use posthaste_core::broker::{LaneState, Settlement, Token, Verdict};
+use posthaste_core::broker::{Confirmation, LaneState, Settlement, Token, Verdict};
 use smallvec::SmallVec;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -31,13 +31,18 @@ pub(crate) struct Open {
     pub(crate) letters: Vec<usize>,
     /// To be stored in the private topic before they are settled, due after that time.
     pub(crate) copies: Vec<(usize, Duration)>,
+    /// Acknowledged, and not known to the broker yet: one answer for each topic, with the indexes
+    /// that it is for.
+    pub(crate) asked: Vec<(Vec<usize>, Answer)>,
 }
 
 impl Shared {
-    /// Books verdicts.
-    pub(crate) fn book(&self, batch: &[Settlement]) -> Open {
+    /// Books verdicts. Where the broker's confirmation is wanted, it is asked for at once: a
+    /// partition that goes waits for its last settlement, and not for a question that follows it.
+    pub(crate) fn book(&self, batch: &[Settlement], confirmation: Confirmation) -> Open {
         let now = Instant::now();
         let (mut open, mut rings) = (Open::default(), Rings::new());
+        let mut acknowledged = Vec::new();
         let mut state = self.lock();
         for (index, settlement) in batch.iter().enumerate() {
             let Settlement { token, verdict, .. } = settlement;
@@ -64,7 +69,12 @@ impl Shared {
             };
             if !is_ours {
                 open.lost.push(index);
+            } else if confirmation == Confirmation::Broker && matches!(verdict, Verdict::Ack) {
+                acknowledged.push((index, token));
             }
+        }
+        if !acknowledged.is_empty() {
+            open.asked = state.ask_for(&acknowledged, &mut rings);
         }
         drop(state);
         self.ring_these(&rings);
@@ -102,34 +112,6 @@ impl Shared {
         tokens.iter().enumerate().filter_map(lost).collect()
     }
 
-    /// Asks the threads for commits of what was settled. One answer for each topic, with the
-    /// indexes that it is for.
-    pub(crate) fn ask(&self, settled: &[(usize, &Token)]) -> Vec<(Vec<usize>, Answer)> {
-        let mut answers: Vec<(usize, Vec<usize>, Lives)> = Vec::new();
-        for (index, token) in settled {
-            let place = Place::of(token);
-            let life = (place.partition, place.life);
-            match answers.iter_mut().find(|(source, ..)| *source == place.source) {
-                Some((_, indexes, lives)) => {
-                    indexes.push(*index);
-                    if !lives.contains(&life) {
-                        lives.push(life);
-                    }
-                }
-                None => answers.push((place.source, vec![*index], vec![life])),
-            }
-        }
-        let until = Instant::now() + PATIENCE;
-        let mut state = self.lock();
-        let ask = |(source, indexes, settled): (usize, _, _)| {
-            let (tell, told) = oneshot::channel();
-            state.ask(source, Ask { settled, tell, until });
-            self.ring(source);
-            (indexes, told)
-        };
-        answers.into_iter().map(ask).collect()
-    }
-
     fn ring_these(&self, rings: &[usize]) {
         rings.iter().for_each(|source| self.ring(*source));
     }
@@ -143,6 +125,36 @@ impl State {
     fn holds(&mut self, token: &Token) -> bool {
         let place = Place::of(token);
         self.partition(place).is_some_and(|partition| partition.holds(place, token.sequence))
+    }
+
+    /// Asks the threads for commits of what was settled.
+    fn ask_for(
+        &mut self,
+        settled: &[(usize, &Token)],
+        rings: &mut Rings,
+    ) -> Vec<(Vec<usize>, Answer)> {
+        let mut topics: Vec<(usize, Vec<usize>, Lives)> = Vec::new();
+        for (index, token) in settled {
+            let place = Place::of(token);
+            let life = (place.partition, place.life);
+            match topics.iter_mut().find(|(source, ..)| *source == place.source) {
+                Some((_, indexes, lives)) => {
+                    indexes.push(*index);
+                    if !lives.contains(&life) {
+                        lives.push(life);
+                    }
+                }
+                None => topics.push((place.source, vec![*index], vec![life])),
+            }
+        }
+        let until = Instant::now() + PATIENCE;
+        let ask = |(source, indexes, settled)| {
+            let (tell, told) = oneshot::channel();
+            self.ask(source, Ask { settled, tell, until });
+            ring(rings, source);
+            (indexes, told)
+        };
+        topics.into_iter().map(ask).collect()
     }
 
     /// Whether a failed delivery goes to the private topic: where it would wait for long, and where
