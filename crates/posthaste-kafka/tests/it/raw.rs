@@ -192,9 +192,10 @@ pub(crate) async fn committed(
     .await
 }
 
-/// Publishes one message in a transaction, which is committed or taken back.
+/// Publishes one message in a transaction, which is committed or taken back, and waits until who
+/// reads only what is committed can read on behind it.
 pub(crate) async fn transaction(server: &Server, topic: &str, payload: &str, commit: bool) {
-    let mut config = client(server);
+    let (mut config, reads) = (client(server), client(server));
     config.set("transactional.id", format!("it-{:08x}", fastrand::u32(..)));
     let (topic, payload) = (topic.to_owned(), payload.to_owned());
     blocking(move || {
@@ -209,6 +210,20 @@ pub(crate) async fn transaction(server: &Server, topic: &str, payload: &str, com
             producer.commit_transaction(limit).expect("committed");
         } else {
             producer.abort_transaction(limit).expect("taken back");
+        }
+        let ends = |isolation| {
+            let mut config = reads.clone();
+            config.set("isolation.level", isolation);
+            let client: BaseConsumer = config.create().expect("a client");
+            let metadata = client.fetch_metadata(Some(&topic), limit).expect("an answer");
+            let partitions = metadata.topics()[0].partitions().iter();
+            let end = |id| client.fetch_watermarks(&topic, id, limit).expect("an answer").1;
+            partitions.map(|partition| end(partition.id())).collect::<Vec<_>>()
+        };
+        // The partitions learn of the end from its coordinator, after it has answered.
+        let until = Instant::now() + limit;
+        while ends("read_committed") != ends("read_uncommitted") {
+            assert!(Instant::now() < until, "the transaction does not end");
         }
     })
     .await;
