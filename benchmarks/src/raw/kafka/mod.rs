@@ -59,9 +59,9 @@ impl Raw for Kafka {
     }
 
     async fn server(&self, url: &str) -> Result<String> {
-        // No answer of a broker that this client shows has it.
+        // The client shows no answer of a broker that has it.
         let version = address::version(self.broker(), url);
-        Ok(version.unwrap_or_else(|| "of a version that it does not tell".to_owned()))
+        Ok(version.unwrap_or_else(|| "of unknown version".to_owned()))
     }
 
     async fn wire(&self, load: &Load) -> Result<Wire> {
