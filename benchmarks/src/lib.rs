@@ -11,8 +11,8 @@
 //! anything is measured, wait for the same confirmations, and every count is read back. They run
 //! in turn, in pairs; what is printed is the median of the pairs' ratios with its 95 % interval.
 //!
-//! A broker is one file in `raw/`, and an entry in the table there. `--broker null` shows the cost
-//! of the core alone, `--broker memory` the in-process broker.
+//! A broker is one file or folder in `raw/`, and an entry in the table there. `--broker null` shows
+//! the cost of the core alone, `--broker memory` the in-process broker.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a program for the command line")]
 
 mod address;

@@ -12,6 +12,8 @@ pub(crate) struct Row {
     pub(crate) broker: String,
     /// The broker's version.
     pub(crate) server: Option<String>,
+    /// What else is set on both sides.
+    pub(crate) conditions: Option<&'static str>,
     pub(crate) case: &'static str,
     pub(crate) payload_bytes: Option<usize>,
     /// Of the four columns: `messages/s`, or `us` for the median latency.
@@ -145,6 +147,7 @@ mod tests {
             "raw_runtime",
             "pairs",
             "server",
+            "conditions",
         ] {
             assert!(value.get(field).is_some(), "{field}");
         }

@@ -42,7 +42,11 @@ pub(crate) fn run(broker: &str, options: &Options, report: &mut Report) -> Resul
     let raw = raw::named(broker).ok_or_else(|| Error::invalid("there is no such broker here"))?;
     let url = address::find(broker, options.url.as_deref())?;
     let server = Flavour::CurrentThread.run(raw.server(&url))?;
+    let url = raw.url(url)?;
     report.say(&format!("{broker} {server}; {} pairs; ratios: more is better", options.pairs));
+    if let Some(conditions) = raw.conditions() {
+        report.say(conditions);
+    }
     let bench = Bench { raw, server, options, budget: Budget::new(options.quick) };
     if bench.wants(Case::Drain) {
         report.add(bench.drain(&url, report)?)?;
@@ -105,6 +109,7 @@ impl Bench<'_> {
     fn blank(&self, case: Case, unit: &'static str) -> Row {
         let mut row = Row::new(self.raw.broker(), case, unit);
         row.server = Some(self.server.clone());
+        row.conditions = self.raw.conditions();
         row.quick = self.options.quick;
         row
     }

@@ -1,10 +1,11 @@
-//! The raw clients: one file for each broker, and one line in [`ALL`].
+//! The raw clients: one file or folder for each broker, and one entry in [`ALL`].
 //!
 //! A file here uses its client as its best users do. Each run connects, makes a fresh topic of its
 //! own with one group that waits for what is published, sends one message to be warm, and is
 //! measured from there by [`timed`](crate::clock::timed). Before it returns, it reads the count
 //! back from the broker, fails if it is wrong, and deletes the topic.
 
+mod kafka;
 mod nats;
 
 use std::time::Duration;
@@ -17,7 +18,7 @@ use crate::clock::Sample;
 use crate::pace::Pace;
 
 /// Every broker that has a raw client here.
-pub(crate) const ALL: &[&dyn Raw] = &[&nats::Nats];
+pub(crate) const ALL: &[&dyn Raw] = &[&kafka::Kafka, &nats::Nats];
 
 /// The broker of that name.
 pub(crate) fn named(broker: &str) -> Option<&'static dyn Raw> {
@@ -71,6 +72,19 @@ pub(crate) trait Raw: Sync {
     /// The same for consuming.
     fn pulls(&self) -> &'static [usize];
 
+    /// What else is set on both sides, for whoever reads the results.
+    fn conditions(&self) -> Option<&'static str> {
+        None
+    }
+
+    /// The URL for both sides, made of the one that was given.
+    ///
+    /// # Errors
+    /// Names what cannot be the same for both.
+    fn url(&self, url: String) -> Result<String> {
+        Ok(url)
+    }
+
     /// The server's version.
     async fn server(&self, url: &str) -> Result<String>;
 
@@ -81,7 +95,8 @@ pub(crate) trait Raw: Sync {
     async fn publish(&self, load: &Load, how: How) -> Result<Sample>;
 
     /// Reads what was published before, and acknowledges each message without waiting for the
-    /// broker's answer, as `ack().await` of ours does.
+    /// broker's answer, as `ack().await` of ours does. The first one is read before the clock
+    /// starts, because a consumer may have to join a group.
     async fn consume(&self, load: &Load, how: How) -> Result<Sample>;
 
     /// Publishes at that pace, by [`open_loop`](crate::pace::open_loop).

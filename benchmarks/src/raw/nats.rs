@@ -47,7 +47,8 @@ impl Raw for Nats {
         let client = async_nats::connect(&load.url).await.map_err(failed)?;
         let ours = {
             let topic = fresh_topic();
-            tap(&client, topic.clone(), Box::pin(ours::send_one(load, &topic))).await?
+            tap(&client, topic.clone(), Box::pin(ours::send_one(load, &topic, async || Ok(()))))
+                .await?
         };
         let scene = Scene::open(load, true).await?;
         let raw = tap(&client, scene.name.clone(), async {
@@ -70,7 +71,9 @@ impl Raw for Nats {
         let scene = Scene::open(load, how.envelope).await?;
         let filling = How { window: 1_000, ..how };
         scene.pipelined(load, filling, load.messages - 1).await?;
-        let sample = timed(load.messages, scene.consume(load, how)).await?;
+        scene.consume(load, how, 1).await?;
+        let left = load.messages - 1;
+        let sample = timed(left, scene.consume(load, how, left)).await?;
         scene.client.flush().await.map_err(failed)?;
         scene.all_settled().await?;
         scene.close().await?;
@@ -159,8 +162,8 @@ impl Scene {
         Ok(())
     }
 
-    async fn consume(&self, load: &Load, how: How) -> Result<()> {
-        let mut left = load.messages as usize;
+    async fn consume(&self, load: &Load, how: How, messages: u32) -> Result<()> {
+        let mut left = messages as usize;
         while left > 0 {
             // Never more than there is: a pull that is not filled would wait for its end.
             let pull = self.group.batch().max_messages(left.min(how.window));
