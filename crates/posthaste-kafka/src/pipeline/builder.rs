@@ -5,7 +5,7 @@ use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use posthaste_core::{Error, ErrorKind, GroupName, Result, TopicName};
+use posthaste_core::{Error, ErrorKind, GroupName, Result, Retry, TopicName};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::KafkaPipeline;
 use super::desk::Desk;
 use super::engine::{self, Job};
-use super::ladder::TRANSACTION_TIMEOUT;
+use super::ladder::{TRANSACTION_TIMEOUT, Transactions};
 use super::transaction::Transaction;
 use super::work::Limits;
 use crate::config::KafkaConfig;
@@ -24,6 +24,7 @@ use crate::hub::Hub;
 use crate::producer::Producer;
 use crate::properties::Role;
 use crate::topology::{self, Found};
+use crate::worker::Asked;
 
 /// What the clients of pipelines have in their names.
 const MARK: &str = "-pipeline-";
@@ -33,6 +34,8 @@ const DRAIN: Duration = Duration::from_secs(5);
 const SESSION: Duration = Duration::from_secs(45);
 /// How long the first start of a transactional id may take: what it left open is ended then.
 const STARTING: Duration = Duration::from_secs(30);
+/// For how long a transaction may keep the broker from telling what a group has committed.
+const STANDING: Duration = TRANSACTION_TIMEOUT;
 /// What a handler may take of the time that a transaction may be open. The rest is for its end.
 const HANDLING: Duration = Duration::from_secs(40);
 /// A message that the client tries for longer could outlive its transaction.
@@ -112,23 +115,32 @@ impl PipelineBuilder {
         let (topic, group) = (TopicName::new(&self.topic)?, GroupName::new(&self.group)?);
         let named = |error: Error| error.with_topic(&topic).with_group(&group);
         let hub = Arc::new(Hub::connect(self.config.clone()).await?);
-        let found = self.prepare(&hub, &topic, &group).await.map_err(named)?;
-
+        let until = Instant::now() + STARTING;
+        let found = topology::find(&hub, &topic, hub.deadline()).await?;
         let client = self.producer();
         let batch = client.get("batch.size").and_then(|size| size.parse().ok());
-        let signs = Arc::clone(&hub.signs);
-        let until = Instant::now() + STARTING;
-        // To make a client may read files.
-        let make = move |_: &crate::worker::Asked, _| Producer::create(&client, &signs);
-        let producer = Arc::new(hub.worker.run(until, make).await?);
         let desk = Arc::new(Desk::default());
+        let (signs, watched) = (Arc::clone(&hub.signs), Arc::clone(&desk));
+        let id = self.transactional_id.clone();
+        // What this id has left open is ended first: what the group has committed is not told
+        // before.
+        let begin = move |_: &Asked, _| {
+            let producer = Arc::new(Producer::create(&client, &signs)?);
+            let transactions = Transactions::new(Arc::clone(&producer), watched, id);
+            transactions.begin_all(until)?;
+            Ok((producer, transactions))
+        };
+        let begun = hub.worker.run(until, begin).await;
+        let (producer, transactions) = begun.map_err(|error| named(hub.explain(error)))?;
+        prepare(&hub, &topic, &group, &found).await.map_err(named)?;
+
         // One window is out at a time.
         let (offers, offered) = mpsc::channel(1);
         let (give_back, verdicts) = sync_channel(1);
         let transaction = Transaction {
             hub: Arc::clone(&hub),
             desk: Arc::clone(&desk),
-            producer: Arc::clone(&producer),
+            producer,
             batch_bytes: batch.unwrap_or(USUAL_BATCH),
             topic: topic.clone(),
             group: group.clone(),
@@ -146,14 +158,12 @@ impl PipelineBuilder {
             client,
             signs: Arc::clone(&hub.signs),
             desk: Arc::clone(&desk),
-            producer,
-            transactional_id: self.transactional_id,
+            transactions,
             topic: found.native,
             limits: Limits { count: self.count, time: self.time, handling: HANDLING },
             drain: DRAIN.min(session / 3),
             offers,
             verdicts,
-            until,
         };
         engine::spawn(job, tell, ended.clone())?;
         // From here on, whatever is started ends with the pipeline.
@@ -188,16 +198,6 @@ impl PipelineBuilder {
         Ok(())
     }
 
-    /// Finds the topic, and makes what the group needs.
-    async fn prepare(&self, hub: &Hub, topic: &TopicName, group: &GroupName) -> Result<Found> {
-        let until = hub.deadline();
-        let found = topology::find(hub, topic, until).await?;
-        refuse_others(hub, &hub.group_id(topic, group), until).await?;
-        groups::ensure(hub, topic, &found, group).await?;
-        dead_letter::ensure(hub, topic, group, until).await?;
-        Ok(found)
-    }
-
     fn client_id(&self) -> String {
         format!("{}{MARK}{}", self.config.client_id, self.transactional_id)
     }
@@ -210,6 +210,21 @@ impl PipelineBuilder {
         client.set("transactional.id", &self.transactional_id);
         client.set("transaction.timeout.ms", TRANSACTION_TIMEOUT.as_millis().to_string());
         client
+    }
+}
+
+/// Makes what the group needs.
+async fn prepare(hub: &Hub, topic: &TopicName, group: &GroupName, found: &Found) -> Result<()> {
+    let until = hub.deadline();
+    refuse_others(hub, &hub.group_id(topic, group), until).await?;
+    dead_letter::ensure(hub, topic, group, until).await?;
+    let until = Instant::now() + STANDING;
+    loop {
+        match groups::ensure(hub, topic, found, group).await {
+            // A transaction may be open that another process has left.
+            Err(error) if error.retry() == Retry::Transient && Instant::now() < until => {}
+            done => return done,
+        }
     }
 }
 

@@ -29,7 +29,6 @@ use super::input::Input;
 use super::ladder::Transactions;
 use super::work::{Limits, Work};
 use crate::context::Signs;
-use crate::producer::Producer;
 use crate::{error, worker};
 
 /// How long the thread sleeps at most.
@@ -48,8 +47,7 @@ pub(super) struct Job {
     pub(super) client: ClientConfig,
     pub(super) signs: Arc<Signs>,
     pub(super) desk: Arc<Desk>,
-    pub(super) producer: Arc<Producer>,
-    pub(super) transactional_id: String,
+    pub(super) transactions: Transactions,
     /// What the topic is called at the broker.
     pub(super) topic: String,
     pub(super) limits: Limits,
@@ -57,8 +55,6 @@ pub(super) struct Job {
     pub(super) drain: Duration,
     pub(super) offers: mpsc::Sender<Offer>,
     pub(super) verdicts: Receiver<Verdict>,
-    /// By when it has to be started.
-    pub(super) until: Instant,
 }
 
 /// Starts the thread. `tell` says when it has joined the group, `ended` when it is gone.
@@ -102,11 +98,9 @@ struct Engine {
 impl Engine {
     fn start(job: Job) -> Result<Self> {
         let desk = Arc::clone(&job.desk);
-        let transactions = Transactions::new(job.producer, Arc::clone(&desk), job.transactional_id);
-        transactions.begin_all(job.until)?;
         let books = Books {
             work: Work::new(job.limits),
-            transactions,
+            transactions: job.transactions,
             verdicts: job.verdicts,
             positions: BTreeMap::new(),
             failure: None,

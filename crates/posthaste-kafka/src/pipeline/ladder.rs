@@ -121,6 +121,10 @@ impl Transactions {
     /// The pipeline cannot go on.
     pub(super) fn take_back(&self) -> Result<()> {
         let _busy = self.desk.busy();
+        // Else the client may end a transaction of which the broker has not heard yet, while it is
+        // not done with the one before: it takes the broker's answer for the end of everything.
+        // What cannot be sent in time is given up with the transaction.
+        let _ = self.producer.client().flush(CALL);
         let until = Instant::now() + PATIENCE;
         self.climb(until, |limit| self.producer.client().abort_transaction(limit))
             .map_err(|trouble| self.over(trouble))
