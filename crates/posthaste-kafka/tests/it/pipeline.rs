@@ -21,7 +21,7 @@ use tokio::time::Instant;
 use crate::adapter::{Adapter, KafkaConfig, failed, keyed, name, native};
 use crate::member::{bus, join};
 use crate::raw;
-use crate::server::Server;
+use crate::server::{Private, Server};
 use crate::suite::Suite;
 
 /// Names a process that is only a pipeline: see [`child`].
@@ -35,6 +35,7 @@ pub(crate) fn add(suite: &mut Suite) {
     suite.add("a_second_pipeline_with_the_same_id_ends_the_first", fenced);
     suite.add("pipelines_of_a_group_share_it_and_hand_over_once_each", handed_over);
     suite.add("a_pipeline_does_not_wait_for_a_handler_whose_partitions_go", too_slow);
+    suite.private("a_pipeline_goes_on_when_the_broker_has_restarted", restarted);
     suite.add("what_a_pipeline_gives_up_is_a_dead_letter_once", dead_letters);
     suite.add("a_pipeline_does_not_join_a_group_of_subscriptions", other_members);
     suite.add("a_pipeline_that_is_killed_time_and_again_brings_everything_over_once", killed);
@@ -323,13 +324,14 @@ async fn too_slow(server: Server) {
     places.publish(0..100).await;
     let seen = Arc::new(Mutex::new(BTreeSet::new()));
     let (to, attempts) = (places.to.topic.to_string(), Arc::clone(&seen));
+    let mut is_first = true;
     let pipeline = places.pipeline(&server, "0").await;
     let first = Running::run(pipeline, move |transaction, batch| {
         attempts.lock().expect("sound").extend(batch.iter().map(Input::attempt));
-        let to = to.clone();
+        let (to, waits) = (to.clone(), std::mem::take(&mut is_first));
         Box::pin(async move {
             bring(transaction, batch, to).await?;
-            if batch.iter().any(|input| input.attempt() == 1) {
+            if waits {
                 // Nothing but a hand-over ends this.
                 std::future::pending::<()>().await;
             }
@@ -340,11 +342,52 @@ async fn too_slow(server: Server) {
         tokio::task::yield_now().await;
     }
     let second = Running::run(places.pipeline(&server, "1").await, copy(&places.to));
-    // The first one has a window that it took over after that, and keeps it until it ends.
-    places.comes_to(&server, 1).await;
-    drop(first);
     once_each(places.comes_to(&server, 100).await, 100);
+    assert!(seen.lock().unwrap().contains(&2), "what stayed with the first came again");
+    first.stop().await;
     second.stop().await;
+}
+
+/// The broker is gone for some seconds, with a transaction open or in its end.
+async fn restarted(mut private: Private) {
+    let server = private.server();
+    let places = places(&server, "restarted").await;
+    let seen = Arc::new(AtomicU32::new(0));
+    places.publish(0..500).await;
+    let (stopper, mut ends) = (Mutex::new(None::<PipelineStopper>), 0);
+    let watch = async {
+        while seen.load(Ordering::Relaxed) == 0 {
+            tokio::task::yield_now().await;
+        }
+        private.kill().await;
+        private.up().await;
+        let visible = places.comes_to(&server, 500).await;
+        let stopper = stopper.lock().expect("sound");
+        stopper.as_ref().expect("it runs").stop();
+        visible
+    };
+    // As whoever looks after a process does.
+    let supervise = async {
+        loop {
+            let pipeline = places.pipeline(&server, "0").await;
+            *stopper.lock().expect("sound") = Some(pipeline.stopper());
+            let (to, seen) = (places.to.topic.to_string(), Arc::clone(&seen));
+            let run = pipeline.run(move |transaction, batch| {
+                seen.fetch_add(1, Ordering::Relaxed);
+                Box::pin(bring(transaction, batch, to.clone()))
+            });
+            match run.await {
+                Ok(()) => break,
+                Err(error) => {
+                    println!("{error}");
+                    ends += 1;
+                }
+            }
+        }
+    };
+    let (visible, ()) = tokio::join!(watch, supervise);
+    println!("the pipeline ended {ends} times");
+    once_each(visible, 500);
 }
 
 async fn dead_letters(server: Server) {
