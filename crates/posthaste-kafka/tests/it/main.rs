@@ -30,6 +30,8 @@ mod member;
 #[cfg(unix)]
 mod outage;
 #[cfg(unix)]
+mod pipeline;
+#[cfg(unix)]
 mod private;
 #[cfg(unix)]
 mod publishing;
@@ -52,6 +54,9 @@ mod whole;
 
 #[cfg(unix)]
 fn main() {
+    if pipeline::child() {
+        return;
+    }
     let mut arguments = libtest_mimic::Arguments::from_args();
     // Brokers and clients share few cores: more at once only makes deadlines tight.
     arguments.test_threads.get_or_insert(2);
@@ -68,6 +73,7 @@ fn main() {
     rebalancing::add(&mut suite);
     private::add(&mut suite);
     dead_letters::add(&mut suite);
+    pipeline::add(&mut suite);
     whole::add(&mut suite);
     let (trials, missing) = suite.finish();
     let conclusion = libtest_mimic::run(&arguments, trials);
