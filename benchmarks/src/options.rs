@@ -18,7 +18,8 @@ usage: cargo run --release -p benchmarks -- --broker NAME [options]
   --payload N     only this payload, in bytes; may be given several times
                   (default: 100, 1024 and 16384)
   --pairs N       how often each comparison is made (default: 9, with --quick 6)
-  --quick         1024 bytes only, and short runs: ends within a minute, and shows less
+  --quick         1024 bytes only, and short runs: ends within a minute, and shows less; Kafka
+                  takes a few, most of it to make and delete topics
   --drains N      how often --case drain reads its topic (default: 50)
   --json          one JSON object a line on standard output; all else goes to standard error";
 

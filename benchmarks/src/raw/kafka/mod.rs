@@ -34,7 +34,10 @@ impl Raw for Kafka {
     }
 
     fn conditions(&self) -> Option<&'static str> {
-        Some("topics of one partition; acks=all, idempotence, lz4 and no linger on both sides")
+        Some(
+            "topics of one partition; acks=all, idempotence, no linger, and lz4, which makes almost \
+             nothing of these payloads; all that on both sides",
+        )
     }
 
     fn windows(&self) -> &'static [usize] {
