@@ -21,6 +21,9 @@ use crate::connect::Owned;
 use crate::context::{PublishContext, Signs};
 use crate::error::{self, BROKER};
 
+/// How often who waits for room looks for it by himself.
+const LOOK: Duration = Duration::from_millis(10);
+
 /// The client, with the thread that gives the answers back.
 pub(crate) type Threaded = ThreadedProducer<PublishContext>;
 
@@ -95,7 +98,10 @@ impl Producer {
                 Ok(()) => return true,
                 Err(record) => record,
             };
-            if tokio::time::timeout_at(until, made).await.is_err() {
+            // The client frees the room of messages a moment after it has told their fates, and says
+            // nothing then: who is woken by the last of them may find the queue still full.
+            let look = until.min(Instant::now() + LOOK);
+            if tokio::time::timeout_at(look, made).await.is_err() && Instant::now() >= until {
                 record.delivery_opaque.tell(not_sent(RDKafkaErrorCode::QueueFull));
                 return false;
             }
