@@ -293,30 +293,46 @@ async fn fenced(server: Server) {
 
 async fn handed_over(server: Server) {
     let places = places(&server, "handed-over").await;
-    let first = Running::run(places.pipeline(&server, "0").await, copy(&places.to));
-    let handled = Arc::new(AtomicU32::new(0));
-    let more = async |than: u32| {
+    let handled = [Arc::new(AtomicU32::new(0)), Arc::new(AtomicU32::new(0))];
+    let more = async |who: usize, than: u32| {
         let until = Instant::now() + Duration::from_secs(30);
-        while handled.load(Ordering::Relaxed) <= than {
+        while handled[who].load(Ordering::Relaxed) <= than {
             assert!(Instant::now() < until, "a member gets nothing");
             tokio::task::yield_now().await;
         }
     };
-    let second = {
-        let (handled, mut copy) = (Arc::clone(&handled), copy(&places.to));
-        let pipeline = places.pipeline(&server, "1").await;
-        Running::run(pipeline, move |transaction, batch| {
-            handled.fetch_add(u32::try_from(batch.len()).unwrap_or(0), Ordering::Relaxed);
-            copy(transaction, batch)
-        })
-    };
-    let ((), count) = places.publish_until(0, more(200)).await;
-    // What is read when the second is alone is in partitions that the first had.
-    first.stop().await;
-    let before = handled.load(Ordering::Relaxed);
-    let ((), count) = places.publish_until(count, more(before + 400)).await;
+    let first = Running::run(places.pipeline(&server, "0").await, slowly(&places.to, &handled[0]));
+    let ((), mut count) = places.publish_until(0, more(0, 100)).await;
+    for _ in 0..2 {
+        let before = handled[1].load(Ordering::Relaxed);
+        let join = async {
+            let pipeline = places.pipeline(&server, "1").await;
+            let second = Running::run(pipeline, slowly(&places.to, &handled[1]));
+            more(1, before + 100).await;
+            second
+        };
+        let (second, next) = places.publish_until(count, join).await;
+        ((), count) = places.publish_until(next, second.stop()).await;
+    }
     once_each(places.comes_to(&server, count).await, count);
-    second.stop().await;
+    first.stop().await;
+}
+
+/// A window is out at nearly every moment, also when partitions go.
+fn slowly(
+    to: &Destination,
+    handled: &Arc<AtomicU32>,
+) -> impl for<'a> FnMut(&'a Transaction, &'a [Input]) -> Handling<'a> + Send + use<> {
+    let (to, handled) = (to.topic.to_string(), Arc::clone(handled));
+    move |transaction, batch| {
+        let (to, handled) = (to.clone(), Arc::clone(&handled));
+        Box::pin(async move {
+            bring(transaction, batch, to).await?;
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            handled.fetch_add(u32::try_from(batch.len())?, Ordering::Relaxed);
+            Ok(())
+        })
+    }
 }
 
 async fn too_slow(server: Server) {
