@@ -293,27 +293,33 @@ async fn fenced(server: Server) {
 
 async fn handed_over(server: Server) {
     let places = places(&server, "handed-over").await;
+    // Longer than the other needs to take over, and shorter than it waits for a handler.
+    let pause = Arc::new(AtomicU32::new(1_200));
     let handled = [Arc::new(AtomicU32::new(0)), Arc::new(AtomicU32::new(0))];
-    let more = async |who: usize, than: u32| {
+    let run = async |who: usize| {
+        let pipeline = places.pipeline(&server, &who.to_string()).await;
+        Running::run(pipeline, slowly(&places.to, &pause, &handled[who]))
+    };
+    let more = async |who: usize| {
+        let before = handled[who].load(Ordering::Relaxed);
         let until = Instant::now() + Duration::from_secs(30);
-        while handled[who].load(Ordering::Relaxed) <= than {
+        while handled[who].load(Ordering::Relaxed) < before + 100 {
             assert!(Instant::now() < until, "a member gets nothing");
             tokio::task::yield_now().await;
         }
     };
-    let first = Running::run(places.pipeline(&server, "0").await, slowly(&places.to, &handled[0]));
-    let ((), mut count) = places.publish_until(0, more(0, 100)).await;
-    for _ in 0..2 {
-        let before = handled[1].load(Ordering::Relaxed);
+    let first = run(0).await;
+    let ((), mut count) = places.publish_until(0, more(0)).await;
+    for _ in 0..3 {
         let join = async {
-            let pipeline = places.pipeline(&server, "1").await;
-            let second = Running::run(pipeline, slowly(&places.to, &handled[1]));
-            more(1, before + 100).await;
+            let second = run(1).await;
+            more(1).await;
             second
         };
         let (second, next) = places.publish_until(count, join).await;
         ((), count) = places.publish_until(next, second.stop()).await;
     }
+    pause.store(0, Ordering::Relaxed);
     once_each(places.comes_to(&server, count).await, count);
     first.stop().await;
 }
@@ -321,14 +327,17 @@ async fn handed_over(server: Server) {
 /// A window is out at nearly every moment, also when partitions go.
 fn slowly(
     to: &Destination,
+    pause: &Arc<AtomicU32>,
     handled: &Arc<AtomicU32>,
 ) -> impl for<'a> FnMut(&'a Transaction, &'a [Input]) -> Handling<'a> + Send + use<> {
-    let (to, handled) = (to.topic.to_string(), Arc::clone(handled));
+    let (to, pause) = (to.topic.to_string(), Arc::clone(pause));
+    let handled = Arc::clone(handled);
     move |transaction, batch| {
         let (to, handled) = (to.clone(), Arc::clone(&handled));
+        let pause = Duration::from_millis(pause.load(Ordering::Relaxed).into());
         Box::pin(async move {
             bring(transaction, batch, to).await?;
-            tokio::time::sleep(Duration::from_millis(200)).await;
+            tokio::time::sleep(pause).await;
             handled.fetch_add(u32::try_from(batch.len())?, Ordering::Relaxed);
             Ok(())
         })
