@@ -293,57 +293,94 @@ async fn fenced(server: Server) {
 
 async fn handed_over(server: Server) {
     let places = places(&server, "handed-over").await;
-    let first = Running::run(places.pipeline(&server, "0").await, copy(&places.to));
-    let handled = Arc::new(AtomicU32::new(0));
-    let more = async |than: u32| {
+    // Longer than the other needs to take over, and shorter than it waits for a handler.
+    let pause = Arc::new(AtomicU32::new(1_200));
+    let handled = [Arc::new(AtomicU32::new(0)), Arc::new(AtomicU32::new(0))];
+    let run = async |who: usize| {
+        let pipeline = places.pipeline(&server, &who.to_string()).await;
+        Running::run(pipeline, slowly(&places.to, &pause, &handled[who]))
+    };
+    let more = async |who: usize| {
+        let before = handled[who].load(Ordering::Relaxed);
         let until = Instant::now() + Duration::from_secs(30);
-        while handled.load(Ordering::Relaxed) <= than {
+        while handled[who].load(Ordering::Relaxed) < before + 100 {
             assert!(Instant::now() < until, "a member gets nothing");
             tokio::task::yield_now().await;
         }
     };
-    let second = {
-        let (handled, mut copy) = (Arc::clone(&handled), copy(&places.to));
-        let pipeline = places.pipeline(&server, "1").await;
-        Running::run(pipeline, move |transaction, batch| {
-            handled.fetch_add(u32::try_from(batch.len()).unwrap_or(0), Ordering::Relaxed);
-            copy(transaction, batch)
-        })
-    };
-    let ((), count) = places.publish_until(0, more(200)).await;
-    // What is read when the second is alone is in partitions that the first had.
-    first.stop().await;
-    let before = handled.load(Ordering::Relaxed);
-    let ((), count) = places.publish_until(count, more(before + 400)).await;
+    let first = run(0).await;
+    let ((), mut count) = places.publish_until(0, more(0)).await;
+    for _ in 0..3 {
+        let join = async {
+            let second = run(1).await;
+            more(1).await;
+            second
+        };
+        let (second, next) = places.publish_until(count, join).await;
+        ((), count) = places.publish_until(next, second.stop()).await;
+    }
+    pause.store(0, Ordering::Relaxed);
     once_each(places.comes_to(&server, count).await, count);
-    second.stop().await;
+    first.stop().await;
+}
+
+/// A window is out at nearly every moment, also when partitions go.
+fn slowly(
+    to: &Destination,
+    pause: &Arc<AtomicU32>,
+    handled: &Arc<AtomicU32>,
+) -> impl for<'a> FnMut(&'a Transaction, &'a [Input]) -> Handling<'a> + Send + use<> {
+    let (to, pause) = (to.topic.to_string(), Arc::clone(pause));
+    let handled = Arc::clone(handled);
+    move |transaction, batch| {
+        let (to, handled) = (to.clone(), Arc::clone(&handled));
+        let pause = Duration::from_millis(pause.load(Ordering::Relaxed).into());
+        Box::pin(async move {
+            bring(transaction, batch, to).await?;
+            tokio::time::sleep(pause).await;
+            handled.fetch_add(u32::try_from(batch.len())?, Ordering::Relaxed);
+            Ok(())
+        })
+    }
 }
 
 async fn too_slow(server: Server) {
     let places = places(&server, "too-slow").await;
     places.publish(0..100).await;
-    let seen = Arc::new(Mutex::new(BTreeSet::new()));
-    let (to, attempts) = (places.to.topic.to_string(), Arc::clone(&seen));
-    let mut is_first = true;
-    let pipeline = places.pipeline(&server, "0").await;
+    let id = format!("{}-0", places.from.topic);
+    let builder = KafkaPipeline::builder(config(&server), places.from.topic.as_str());
+    let pipeline = builder.group("g").transactional_id(id).start().await.unwrap();
+    // What the handler has while it does not come to an end, and how much of that came again.
+    let (held, again) = (Arc::new(Mutex::new(BTreeSet::new())), Arc::new(AtomicU32::new(0)));
+    let (to, waits, comes) = (places.to.topic.to_string(), Arc::clone(&held), Arc::clone(&again));
     let first = Running::run(pipeline, move |transaction, batch| {
-        attempts.lock().expect("sound").extend(batch.iter().map(Input::attempt));
-        let (to, waits) = (to.clone(), std::mem::take(&mut is_first));
+        let mut held = waits.lock().expect("sound");
+        let partitions: BTreeSet<_> = batch.iter().map(Input::partition).collect();
+        let is_first = held.is_empty();
+        // Two of four go. With three of them, something stays.
+        let (fails, ends) = (is_first && partitions.len() < 3, !is_first);
+        for input in batch.iter().filter(|_| !fails) {
+            if !held.insert((input.partition(), input.offset())) {
+                comes.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        let to = to.clone();
         Box::pin(async move {
             bring(transaction, batch, to).await?;
-            if waits {
+            match (fails, ends) {
+                (true, _) => Err("more is to come".into()),
+                (false, true) => Ok(()),
                 // Nothing but a hand-over ends this.
-                std::future::pending::<()>().await;
+                (false, false) => std::future::pending().await,
             }
-            Ok(())
         })
     });
-    while seen.lock().expect("sound").is_empty() {
+    while held.lock().expect("sound").is_empty() {
         tokio::task::yield_now().await;
     }
     let second = Running::run(places.pipeline(&server, "1").await, copy(&places.to));
     once_each(places.comes_to(&server, 100).await, 100);
-    assert!(seen.lock().unwrap().contains(&2), "what stayed with the first came again");
+    assert!(again.load(Ordering::Relaxed) > 0, "what stayed with the first came again");
     first.stop().await;
     second.stop().await;
 }
