@@ -191,6 +191,13 @@ impl ProducerContext for PublishContext {
 
     fn delivery(&self, result: &DeliveryResult<'_>, ticket: Box<Ticket>) {
         ticket.tell(match result {
+            // The broker says that it has the sequence, and not where. It says so as well of a batch
+            // that it refused while it took the next one, where it knew nothing of this producer
+            // before (a new partition): then it does not have the message.
+            Ok(message) if message.offset() < 0 => Fate::Failed {
+                code: RDKafkaErrorCode::DuplicateSequenceNumber,
+                maybe_written: true,
+            },
             Ok(message) => {
                 Fate::Stored { partition: message.partition(), offset: message.offset() }
             }

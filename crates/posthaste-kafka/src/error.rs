@@ -124,6 +124,11 @@ fn classify(code: RDKafkaErrorCode) -> (ErrorKind, Retry, &'static str) {
     use RDKafkaErrorCode as C;
     use Retry::{Never, Transient};
     match code {
+        C::DuplicateSequenceNumber => (
+            K::Connection,
+            Transient,
+            "the broker has the message, or has taken another one for it",
+        ),
         C::QueueFull => (K::Backpressure, Transient, "the client's queue is full"),
         C::ThrottlingQuotaExceeded | C::GroupMaxSizeReached => {
             (K::Backpressure, Transient, "the broker is at one of its limits")
@@ -364,7 +369,6 @@ mod tests {
             C::Inconsistent,
             C::Application,
             C::Noop,
-            C::DuplicateSequenceNumber,
             C::InvalidTransactionalState,
             C::InvalidProducerIdMapping,
             C::TransactionCoordinatorFenced,

@@ -278,6 +278,19 @@ mod tests {
         assert!(again.iter().all(Result::is_ok), "{again:?}");
     }
 
+    /// The client takes that answer for a success, and the broker gives it to a batch that was
+    /// refused while the next one was taken, if both are the first ones of a partition.
+    #[tokio::test]
+    async fn who_is_told_no_place_is_not_told_that_it_is_stored() {
+        let (cluster, hub) = simulated().await;
+        let known = [RDKafkaRespErr::RD_KAFKA_RESP_ERR_DUPLICATE_SEQUENCE_NUMBER];
+        cluster.request_errors(RDKafkaApiKey::Produce, &known);
+        let error = send(&hub, 1).await.pop().unwrap().unwrap_err();
+        assert_eq!((error.kind(), error.retry()), (ErrorKind::Connection, Retry::Transient));
+        assert!(error.may_be_stored(), "{error:?}");
+        send(&hub, 1).await.pop().unwrap().unwrap();
+    }
+
     #[tokio::test]
     async fn a_client_that_fails_for_good_says_so_ever_after() {
         let (cluster, hub) = simulated().await;

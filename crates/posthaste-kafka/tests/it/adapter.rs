@@ -25,10 +25,19 @@ impl Adapter {
         self.0.publish(to, &mut batch.to_vec(), &SendOptions::default()).await
     }
 
-    /// Publishes what must be stored.
+    /// Publishes what must be stored. What is in doubt is published again, as core does.
     pub(crate) async fn store(&self, to: &Destination, batch: &[Envelope]) -> Vec<Stored> {
         let outcomes = self.publish(to, batch).await.expect("sent");
-        outcomes.into_iter().map(|outcome| outcome.expect("stored")).collect()
+        let mut stored = Vec::with_capacity(batch.len());
+        for (envelope, outcome) in batch.iter().zip(outcomes) {
+            let mut outcome = outcome;
+            if outcome.as_ref().is_err_and(posthaste_core::Error::may_be_stored) {
+                let again = self.publish(to, std::slice::from_ref(envelope)).await.expect("sent");
+                outcome = again.into_iter().next().expect("an outcome");
+            }
+            stored.push(outcome.expect("stored"));
+        }
+        stored
     }
 
     /// Publishes numbers.
