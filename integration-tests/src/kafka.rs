@@ -86,7 +86,7 @@ impl fmt::Debug for Login {
 }
 
 /// A connection as an application makes it that cannot wait long for a process that was killed: the
-/// broker keeps its partitions for it that long, 45 s unless set. Less than 6 s it does not take, and a busy machine needs more.
+/// broker keeps its partitions for it that long, 45 s unless set. It takes no less than 6 s.
 pub(crate) async fn connect(url: &str) -> Result<Arc<dyn Broker>> {
     Ok(Arc::new(KafkaBroker::connect(config(url)?).await?))
 }

@@ -267,7 +267,7 @@ async fn in_the_way(hub: &Hub, id: &str) -> Error {
 }
 
 /// Whether a commit was refused because the group has members, or gets some.
-fn is_refused_by_members(native: &KafkaError) -> bool {
+pub(crate) fn is_refused_by_members(native: &KafkaError) -> bool {
     use RDKafkaErrorCode as C;
     matches!(
         native.rdkafka_error_code(),

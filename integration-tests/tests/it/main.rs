@@ -3,7 +3,8 @@
 //! A trial is called `<broker>::<promise>::<case>`. Besides these there are, for each broker,
 //! `<broker>::sabotage::<mutant>`: the cases notice a broker with that defect; and for the
 //! in-process broker `memory::refused::<promise>::<case>`: each denial case, on the broker without
-//! that feature; and `memory::fault_run::…`: short fault runs, with and without a defect.
+//! that feature; and `memory::fault_run::…`: short fault runs, with and without a defect. On Kafka
+//! mutants are ignored, by name, unless `--ignored` asks for them: a hunt takes minutes there.
 //!
 //! | variable | meaning |
 //! |---|---|

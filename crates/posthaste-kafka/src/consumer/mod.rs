@@ -44,6 +44,7 @@ use context::{ReadContext, Reader};
 use shared::Ends;
 pub(crate) use shared::{Shared, Wish};
 use start::Beginning;
+pub(crate) use start::patiently;
 pub(crate) use topics::{Private, Topics};
 pub(crate) use verdict::Answer;
 

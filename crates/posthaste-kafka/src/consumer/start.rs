@@ -7,7 +7,7 @@ use std::time::Duration;
 use posthaste_core::broker::Start;
 use posthaste_core::{Error, ErrorKind, Result};
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _, ConsumerContext};
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::error::KafkaError;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tokio::time::Instant;
 
@@ -16,6 +16,7 @@ use super::commit::{self, Committed, Entry};
 use super::context::Reader;
 use super::topics::Topics;
 use crate::error::{self, BROKER};
+use crate::groups;
 use crate::tracker::{Progress, Tracker};
 
 /// The pause after a question that failed in passing.
@@ -41,7 +42,7 @@ impl Beginning {
 }
 
 /// Asks again until then what fails in passing.
-pub(super) fn patiently<T>(
+pub(crate) fn patiently<T>(
     until: Instant,
     mut ask: impl FnMut(Duration) -> Result<T, KafkaError>,
 ) -> Result<T, KafkaError> {
@@ -98,25 +99,11 @@ pub(super) fn found(
     let entries: Vec<_> = starts.iter().map(entry).collect();
     let commit = |_| match commit::commit(client, topics, &entries, CommitMode::Sync) {
         // A group with members takes commits from them only, and they have made theirs.
-        Err(native) if is_refused_by_members(&native) => Ok(()),
+        Err(native) if groups::is_refused_by_members(&native) => Ok(()),
         other => other,
     };
     patiently(until, commit).map_err(|native| error::of(&native))?;
     Ok(starts)
-}
-
-fn is_refused_by_members(native: &KafkaError) -> bool {
-    use RDKafkaErrorCode as C;
-    matches!(
-        native.rdkafka_error_code(),
-        Some(
-            C::UnknownMemberId
-                | C::IllegalGeneration
-                | C::RebalanceInProgress
-                | C::StaleMemberEpoch
-                | C::FencedMemberEpoch
-        )
-    )
 }
 
 /// Where partitions start that have no commit yet, as of now.

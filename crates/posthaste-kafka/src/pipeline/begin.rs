@@ -1,20 +1,13 @@
 //! Where partitions begin: behind what the group has committed.
 
-use std::thread;
 use std::time::Duration;
 
-use posthaste_core::ErrorKind;
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
 use rdkafka::error::KafkaError;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tokio::time::Instant;
 
-use crate::error;
-
-/// The pause after a question that failed in passing.
-const PAUSE: Duration = Duration::from_millis(50);
-/// How long one answer is awaited.
-const ANSWER: Duration = Duration::from_secs(5);
+use crate::consumer::patiently;
 
 /// Where the partitions begin. One without a commit is new in the topic: it is read from its first
 /// message, and so is one whose next message was removed.
@@ -68,28 +61,6 @@ fn committed<C: ConsumerContext>(
         }
     }
     Ok(found)
-}
-
-/// Asks again until then what fails in passing.
-pub(super) fn patiently<T>(
-    until: Instant,
-    mut ask: impl FnMut(Duration) -> Result<T, KafkaError>,
-) -> Result<T, KafkaError> {
-    loop {
-        let left = until.saturating_duration_since(Instant::now());
-        let failed = match ask(left.clamp(PAUSE, ANSWER)) {
-            Ok(answer) => return Ok(answer),
-            Err(failed) => failed,
-        };
-        let passes = matches!(
-            error::of(&failed).kind(),
-            ErrorKind::Connection | ErrorKind::Timeout | ErrorKind::Backpressure
-        );
-        if !passes || Instant::now() + PAUSE >= until {
-            return Err(failed);
-        }
-        thread::park_timeout(PAUSE);
-    }
 }
 
 #[cfg(test)]

@@ -28,6 +28,7 @@ use super::desk::{Desk, Offer, Verdict};
 use super::input::Input;
 use super::ladder::Transactions;
 use super::work::{Limits, Work};
+use crate::consumer::patiently;
 use crate::context::Signs;
 use crate::{error, worker};
 
@@ -234,7 +235,7 @@ impl Engine {
         let positions = context.books().positions.clone();
         for (partition, at) in positions {
             let ask = |limit| self.client.fetch_watermarks(&context.topic, partition, limit);
-            let Ok(ends) = begin::patiently(until, ask) else { continue };
+            let Ok(ends) = patiently(until, ask) else { continue };
             let first = begin::place(&context.topic, partition, Some(at), ends);
             if first == at {
                 continue;
