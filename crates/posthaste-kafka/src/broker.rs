@@ -170,7 +170,7 @@ async fn health(hub: &Hub) -> Health {
     let until = Instant::now() + SIGN_OF_LIFE;
     match tokio::join!(hub.ping(until), without_leader(hub, until)) {
         (Err(error), _) => Health::Down(error.to_string()),
-        (Ok(()), Ok(0) | Err(_)) => Health::Live,
+        (Ok(()), Ok(0) | Err(_)) => hub.concerns.text().map_or(Health::Live, Health::Degraded),
         (Ok(()), Ok(partitions)) => Health::Degraded(format!(
             "{partitions} partitions of {OFFSETS_TOPIC} have no leader, so that some groups stand \
              still"

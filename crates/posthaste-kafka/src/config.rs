@@ -217,7 +217,7 @@ impl KafkaConfig {
     }
 
     /// How many partitions new plain topics and queues have, at most 1024. Default: what the broker
-    /// is set to, which is often one. No more members of a group have work than a topic has
+    /// is set to, and six where that is one. No more members of a group have work than a topic has
     /// partitions.
     pub fn partitions(mut self, partitions: u16) -> Self {
         self.partitions = Some(partitions);

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::binding::{Binding, Bindings};
+use crate::concerns::Concerns;
 use crate::config::KafkaConfig;
 use crate::connect::{self, Administrator, Clients, Owned};
 use crate::context::Signs;
@@ -29,6 +30,8 @@ const USUAL_BATCH: usize = 1_000_000;
 const BATCH_FRAME: usize = 512;
 /// How long an answer is awaited that can be done without.
 const ASIDE: Duration = Duration::from_secs(2);
+/// How often a producer that has failed for good is made anew at most: the reason may last.
+const RENEWAL: Duration = Duration::from_secs(1);
 /// How long the end of the clients may take after the last message went out.
 const ENDING: Duration = Duration::from_millis(700);
 
@@ -37,6 +40,8 @@ pub(crate) struct Hub {
     pub(crate) config: KafkaConfig,
     pub(crate) bindings: Arc<Bindings>,
     pub(crate) signs: Arc<Signs>,
+    /// What is not as it should be with subscriptions.
+    pub(crate) concerns: Arc<Concerns>,
     /// Blocking questions.
     pub(crate) worker: Worker,
     /// Tasks of this adapter; joined by [`close`](Self::close).
@@ -56,6 +61,10 @@ struct Running {
     /// whole, also what is good in it.
     small: HashMap<usize, Arc<Producer>>,
     admin: Arc<Owned<Administrator>>,
+    /// When a producer that had failed for good was made anew.
+    renewed: Option<Instant>,
+    /// The ends of those that had failed.
+    ending: Vec<CancellationToken>,
 }
 
 /// What was found of a topic.
@@ -86,12 +95,15 @@ impl Hub {
             config,
             bindings,
             signs,
+            concerns: Arc::default(),
             worker,
             tasks: TaskTracker::new(),
             clients: Mutex::new(Some(Running {
                 producer: Arc::new(producer),
                 small: HashMap::new(),
                 admin,
+                renewed: None,
+                ending: Vec::new(),
             })),
             topics: Mutex::default(),
             closing: CancellationToken::new(),
@@ -104,7 +116,8 @@ impl Hub {
         if self.closing.is_cancelled() { Err(error::closed()) } else { Ok(()) }
     }
 
-    /// The producer for a topic.
+    /// The producer for a topic. One that has failed for good is made anew: what it had was told
+    /// to have failed, and what comes now is not to fail for that.
     ///
     /// # Errors
     /// `Closed` after [`shut`](Self::shut); what keeps another client from being made.
@@ -113,21 +126,39 @@ impl Hub {
     /// Cancel safe.
     pub(crate) async fn producer(&self, topic: Known, until: Instant) -> Result<Arc<Producer>> {
         self.open()?;
-        let limit = match topic.max_batch_bytes {
-            Some(limit) if limit < self.usual_batch => limit,
-            _ => return self.with_clients(|clients| Arc::clone(&clients.producer)),
-        };
-        let found = self.with_clients(|clients| clients.small.get(&limit).map(Arc::clone))?;
-        if let Some(found) = found {
-            return Ok(found);
+        let limit = topic.max_batch_bytes.filter(|limit| *limit < self.usual_batch);
+        let found = self.with_clients(|clients| clients.find(limit))?;
+        match found {
+            Some(found) if found.fatal().is_none() => Ok(found),
+            found => self.make(limit, found, until).await,
+        }
+    }
+
+    /// Makes a producer that is missing, or the next one of one that has failed.
+    async fn make(
+        &self,
+        limit: Option<usize>,
+        failed: Option<Arc<Producer>>,
+        until: Instant,
+    ) -> Result<Arc<Producer>> {
+        if let Some(failed) = failed {
+            let may = self.with_clients(|clients| {
+                let may = clients.renewed.is_none_or(|at| at.elapsed() >= RENEWAL);
+                clients.renewed = clients.renewed.filter(|_| !may).or_else(|| Some(Instant::now()));
+                may
+            })?;
+            let Some(why) = failed.fatal().filter(|_| may) else { return Ok(failed) };
+            tracing::warn!(%why, "the producer is made anew");
         }
         let mut client = self.config.client(Role::Producer);
-        client.set("batch.size", limit.saturating_sub(BATCH_FRAME).max(1).to_string());
+        if let Some(limit) = limit {
+            client.set("batch.size", limit.saturating_sub(BATCH_FRAME).max(1).to_string());
+        }
         let signs = Arc::clone(&self.signs);
         // To make a client may read files.
         let make = move |_: &Asked, _| Producer::create(&client, &signs);
         let made = Arc::new(self.worker.run(until, make).await?);
-        self.with_clients(|clients| Arc::clone(clients.small.entry(limit).or_insert(made)))
+        self.with_clients(|clients| clients.put(limit, made))
     }
 
     /// # Errors
@@ -229,18 +260,17 @@ impl Hub {
     /// One small question to any broker.
     ///
     /// # Errors
-    /// What keeps it from answering; `Fatal` if the client has failed for good.
+    /// What keeps it from answering; `Fatal` if a producer has failed for good, which is told once:
+    /// it is made anew then, as if somebody had published.
     ///
     /// # Cancel safety
     /// Cancel safe.
     pub(crate) async fn ping(&self, until: Instant) -> Result<()> {
         self.open()?;
-        let fatal = self.with_clients(|clients| {
-            let producers = std::iter::once(&clients.producer).chain(clients.small.values());
-            producers.into_iter().find_map(|producer| producer.fatal())
-        })?;
-        if let Some(fatal) = fatal {
-            return Err(fatal);
+        if let Some((limit, failed)) = self.with_clients(|clients| clients.failed())? {
+            let why = failed.fatal();
+            self.make(limit, Some(failed), until).await?;
+            return why.map_or(Ok(()), Err);
         }
         let ping =
             |client: &Asked, left| connect::ping(client, left).map_err(|native| error::of(&native));
@@ -272,11 +302,13 @@ impl Hub {
         self.tasks.close();
         let threads = self.worker.stop();
         // The second to close has nothing to do.
-        let Some(Running { producer, small, admin }) = lock(&self.clients).take() else {
+        let Some(Running { producer, small, admin, ending: mut ended, .. }) =
+            lock(&self.clients).take()
+        else {
             return Ok(());
         };
         let producers: Vec<_> = std::iter::once(producer).chain(small.into_values()).collect();
-        let mut ended: Vec<_> = producers.iter().map(|one| one.client().ended()).collect();
+        ended.extend(producers.iter().map(|one| one.client().ended()));
         ended.push(admin.ended());
         let (tell, told) = tokio::sync::oneshot::channel();
         let thread = thread::Builder::new().name("posthaste-kafka-close".to_owned());
@@ -305,6 +337,39 @@ impl Hub {
             Ok(unconfirmed) => Err(late().with_context("unconfirmed messages", unconfirmed)),
             Err(_) => Err(late()),
         }
+    }
+}
+
+impl Running {
+    /// The producer of the usual batches, or of those that fit the limit.
+    fn find(&self, limit: Option<usize>) -> Option<Arc<Producer>> {
+        match limit {
+            None => Some(Arc::clone(&self.producer)),
+            Some(limit) => self.small.get(&limit).map(Arc::clone),
+        }
+    }
+
+    /// Uses that one from now on, unless somebody else was faster.
+    fn put(&mut self, limit: Option<usize>, made: Arc<Producer>) -> Arc<Producer> {
+        let there = self.find(limit);
+        if let Some(there) = there.filter(|there| there.fatal().is_none()) {
+            return there;
+        }
+        let before = match limit {
+            None => Some(std::mem::replace(&mut self.producer, Arc::clone(&made))),
+            Some(limit) => self.small.insert(limit, Arc::clone(&made)),
+        };
+        self.ending.retain(|ended| !ended.is_cancelled());
+        self.ending.extend(before.map(|before| before.client().ended()));
+        made
+    }
+
+    /// A producer that has failed for good.
+    fn failed(&self) -> Option<(Option<usize>, Arc<Producer>)> {
+        let small = self.small.iter().map(|(limit, producer)| (Some(*limit), producer));
+        let mut all = std::iter::once((None, &self.producer)).chain(small);
+        let (limit, failed) = all.find(|(_, producer)| producer.fatal().is_some())?;
+        Some((limit, Arc::clone(failed)))
     }
 }
 

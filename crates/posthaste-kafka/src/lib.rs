@@ -5,6 +5,7 @@ mod admin;
 mod binding;
 mod broker;
 mod completion;
+mod concerns;
 mod config;
 mod connect;
 mod consumer;

@@ -243,9 +243,9 @@ impl Offsets {
         for (partition, watermark) in wanted {
             let mut one = list.add_partition(&self.topic, partition);
             one.set_offset(Offset::Offset(watermark))?;
-            let settled = Default::default();
+            let (settled, again, reach) = (Default::default(), Vec::new(), watermark);
             let progress =
-                Progress { watermark, settled, starts: 0, clean: true, reach: watermark, owner: 0 };
+                Progress { watermark, settled, starts: 0, clean: true, reach, owner: 0, again };
             one.set_metadata(progress.encode(Progress::LIMIT));
         }
         self.consumer.commit(&list, CommitMode::Sync)?;

@@ -22,6 +22,9 @@ pub(crate) enum Role<'a> {
     Admin,
 }
 
+/// What a consumer's client reads ahead, in bytes.
+pub(crate) const READ_AHEAD: usize = 16 << 20;
+
 /// Properties that cannot be set, and why.
 const REFUSED: [(&[&str], &str); 21] = [
     (
@@ -197,6 +200,9 @@ impl KafkaConfig {
         client.set("acks", "all");
         client.set("enable.idempotence", "true");
         client.set("partitioner", "murmur2_random");
+        // What has no key is spread over all partitions, also within one burst: it is work that
+        // members share. The client would keep to one partition for twice the linger.
+        client.set("sticky.partitioning.linger.ms", "0");
         client.set("linger.ms", float_millis(self.linger));
         client.set(
             "compression.type",
@@ -229,8 +235,10 @@ impl KafkaConfig {
         client.set("isolation.level", "read_committed");
         // As much as a subscription holds by default. What is fetched ahead of that is memory, and
         // lost work when a partition goes to another member.
-        client.set("queued.max.messages.kbytes", "16384");
+        client.set("queued.max.messages.kbytes", (READ_AHEAD >> 10).to_string());
         client.set("queued.min.messages", "10000");
+        // What comes at once, 50 MB by default, comes on top of that. It has to hold a message.
+        client.set("fetch.max.bytes", READ_AHEAD.max(self.max_message_bytes()).to_string());
         // A second by default: for so long a consumer would stand still after its queue was full.
         client.set("fetch.queue.backoff.ms", "20");
         match self.group_protocol {

@@ -17,14 +17,14 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::consumer::{self, Hop, Job, Private, Shared, Topics, Wish};
+use crate::consumer::{self, Hop, Job, Keeping, Private, Shared, Topics, UNSETTLED_BYTES, Wish};
 use crate::dead_letter;
 use crate::error::{self, BROKER};
 use crate::groups;
 use crate::hub::Hub;
 use crate::names::{self, QUEUE_GROUP};
 use crate::private::{self, Copy};
-use crate::properties::Role;
+use crate::properties::{READ_AHEAD, Role};
 use crate::settle::KafkaSettler;
 use crate::topology::{self, Found};
 
@@ -32,8 +32,9 @@ use crate::topology::{self, Found};
 const DRAIN: Duration = Duration::from_secs(5);
 /// How long a broker waits for a member's sign, unless the properties say otherwise.
 const SESSION: Duration = Duration::from_secs(45);
-/// How often settled copies are removed from a private topic.
-const TRIM_EVERY: Duration = Duration::from_secs(60);
+/// How often settled copies are removed from a private topic: those that were settled the time
+/// before.
+const TRIM_EVERY: Duration = Duration::from_secs(15);
 /// How long a first start may take besides the questions it asks.
 const STARTING: Duration = Duration::from_secs(10);
 
@@ -51,10 +52,12 @@ pub(crate) async fn subscribe(hub: &Arc<Hub>, request: SubscribeRequest) -> Resu
         let plan = plan(hub, topic, &request, until).await;
         plans.push(plan.map_err(|error| error.with_topic(topic))?);
     }
+    let ordered = request.order == Order::PerKey;
     // A copy that waits elsewhere is overtaken, so what is ordered waits in memory.
-    let spills = |plan: &Plan| plan.private.is_some() && request.order == Order::None;
-    let spills: Vec<_> = plans.iter().map(spills).collect();
-    let shared = Arc::new(Shared::new(&spills, request.lease, request.mode));
+    let keeping = |plan: &Plan| Keeping { spills: plan.private.is_some() && !ordered, ordered };
+    let keeping: Vec<_> = plans.iter().map(keeping).collect();
+    let shared = Arc::new(Shared::new(&keeping, request.lease, request.mode));
+    tell_memory(&request, &plans);
     // From here on, whatever is started ends with the driver.
     let group = request.group.clone();
     let driver = Driver { hub: Arc::clone(hub), shared: Arc::clone(&shared), group };
@@ -71,6 +74,20 @@ pub(crate) async fn subscribe(hub: &Arc<Hub>, request: SubscribeRequest) -> Resu
         answer.map_err(|error| hub.explain(error).with_topic(topic))?;
     }
     Ok(Subscribed::new(Box::new(driver), request.lease))
+}
+
+/// Says how much memory the subscription takes at most.
+fn tell_memory(request: &SubscribeRequest, plans: &[Plan]) {
+    let partitions: i32 = plans.iter().map(|plan| plan.found.partitions).sum();
+    let partitions = usize::try_from(partitions).unwrap_or(0);
+    tracing::debug!(
+        member = request.member,
+        prefetch_bytes = request.prefetch.bytes,
+        // One in the client's queue, one that is coming.
+        read_ahead_bytes = 2 * READ_AHEAD * plans.len(),
+        unsettled_bytes = UNSETTLED_BYTES * partitions,
+        "a subscription holds no more than that; unsettled is what failed and waits, if all fails"
+    );
 }
 
 fn check(request: &SubscribeRequest) -> Result<()> {
@@ -168,6 +185,7 @@ fn job(
     Job {
         client,
         signs: Arc::clone(&hub.signs),
+        concerns: Arc::clone(&hub.concerns),
         shared: Arc::clone(shared),
         source,
         topics: Topics { topic: topic.clone(), main: plan.found.native, private: plan.private },

@@ -23,6 +23,9 @@ use crate::{names, settings};
 const PAUSE: Duration = Duration::from_millis(20);
 /// Leaves the number to the broker.
 const BROKERS_CHOICE: i32 = -1;
+/// How many partitions plain topics get where the broker is not set to more than one: with one, no
+/// two members of a group could work.
+const USUAL_PARTITIONS: i32 = 6;
 
 /// A topic as it is at the broker.
 #[derive(Debug, Clone)]
@@ -302,12 +305,10 @@ async fn select<T: Send + 'static>(
 /// Makes the topic, or finds that somebody else was faster.
 async fn create(hub: &Hub, spec: &TopicSpec, until: Instant) -> Result<Found> {
     let native = hub.native_name(&spec.name, spec.layout, spec.queue);
-    let partitions = spec.layout.partitions().or(hub.config.partitions);
-    let mut partitions = partitions.map_or(BROKERS_CHOICE, i32::from);
-    // A limit in bytes is for each partition there, so that their number has to be known.
-    if spec.retention.max_bytes.is_some() && partitions == BROKERS_CHOICE {
-        partitions = usual_partitions(hub, until).await?;
-    }
+    let partitions = match spec.layout.partitions().or(hub.config.partitions) {
+        Some(partitions) => i32::from(partitions),
+        None => usual_partitions(hub, until).await?,
+    };
     let settings = settings::of(spec, partitions);
     let replicas = spec.replicas.or(hub.config.replicas).map_or(BROKERS_CHOICE, i32::from);
     let topic = NewTopic::new(&native, partitions, TopicReplication::Fixed(replicas));
@@ -328,22 +329,24 @@ async fn create(hub: &Hub, spec: &TopicSpec, until: Instant) -> Result<Found> {
     find(hub, &spec.name, until).await
 }
 
-/// How many partitions the broker gives to who asks for no number; one if it does not tell.
+/// How many partitions a plain topic gets: what the broker is set to, if it is set to more than one
+/// and tells.
 async fn usual_partitions(hub: &Hub, until: Instant) -> Result<i32> {
     let any = hub.worker.run(until, |client, left| {
         let metadata = client.fetch_metadata(Some("__consumer_offsets"), left);
         let metadata = metadata.map_err(|native| error::of(&native))?;
         Ok(metadata.brokers().first().map(rdkafka::metadata::MetadataBroker::id))
     });
-    let Some(broker) = any.await.map_err(|error| hub.explain(error))? else { return Ok(1) };
+    let Some(broker) = any.await.map_err(|error| hub.explain(error))? else {
+        return Ok(USUAL_PARTITIONS);
+    };
     let broker = ResourceSpecifier::Broker(broker);
-    let found = settings::values(hub, broker, &["num.partitions"], until).await;
-    match found {
-        Ok([Some(partitions)]) => Ok(partitions.parse().unwrap_or(1)),
-        Ok([None]) => Ok(1),
-        Err(error) if error.kind() == ErrorKind::Auth => Ok(1),
-        Err(error) => Err(error),
-    }
+    let found = match settings::values(hub, broker, &["num.partitions"], until).await {
+        Ok([found]) => found.and_then(|partitions| partitions.parse().ok()),
+        Err(error) if error.kind() == ErrorKind::Auth => None,
+        Err(error) => return Err(error),
+    };
+    Ok(found.filter(|partitions| *partitions > 1).unwrap_or(USUAL_PARTITIONS))
 }
 
 /// Creates a topic that is private to a group unless it is there, with that many partitions and

@@ -126,14 +126,18 @@ pub struct Parcel {
     pub position: Position,
     /// The lane it came by.
     pub lane: Arc<Lane>,
-    /// How often it had been delivered.
+    /// How often it has been delivered. One that the application has not seen does not count.
     pub attempt: u32,
+    /// How long it should rest yet, for one of an ordered key that failed before it had to be given
+    /// back. An adapter that can keep what follows of the key behind it meanwhile does so; another
+    /// one delivers it soon, because the order counts for more.
+    pub rest: Duration,
     /// What failed.
     pub cause: Option<Cause>,
 }
 
 impl Parcel {
-    /// A parcel from its parts.
+    /// A parcel from its parts, which need not rest.
     #[must_use]
     pub const fn new(
         envelope: Envelope,
@@ -142,7 +146,7 @@ impl Parcel {
         attempt: u32,
         cause: Option<Cause>,
     ) -> Self {
-        Self { envelope, position, lane, attempt, cause }
+        Self { envelope, position, lane, attempt, rest: Duration::ZERO, cause }
     }
 }
 

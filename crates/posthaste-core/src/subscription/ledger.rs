@@ -365,11 +365,13 @@ impl State {
 
 impl Slot {
     pub(super) fn parcel(&self, cause: Option<Cause>) -> Box<Parcel> {
+        // What came and was not handed out is not delivered yet.
+        let is_unseen = self.handed_out.is_none() && !self.again;
         Box::new(Parcel::new(
             self.envelope.clone(),
             self.position,
             Arc::clone(&self.lane),
-            self.attempt.count,
+            self.attempt.count.saturating_sub(u32::from(is_unseen)),
             cause,
         ))
     }

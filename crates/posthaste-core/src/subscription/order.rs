@@ -4,7 +4,8 @@
 //! us unsettled, those behind it wait until it has come again. What is given back goes in the
 //! order in which it came.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
+use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -133,8 +134,10 @@ impl Ledger {
     /// Gives back what the application does not hold, as far as it fits: of each key the first,
     /// then the next. What waits behind a held delivery stays behind it.
     pub(super) fn give_back(&self, state: &mut State, fits: impl Fn(&Slot) -> bool) {
-        let resting = state.resting.iter().map(|(_, slot)| *slot);
-        let idle = state.ready.iter().copied().chain(resting);
+        let now = Instant::now();
+        let resting: HashMap<usize, Instant> =
+            state.resting.iter().map(|(due, slot)| (*slot, *due)).collect();
+        let idle = state.ready.iter().copied().chain(resting.keys().copied());
         let mut idle: Vec<usize> = idle.filter(|slot| fits(&state.slots[*slot])).collect();
         if idle.is_empty() {
             return;
@@ -150,7 +153,9 @@ impl Ledger {
             if entry.is_lost() {
                 self.forget(state, slot);
             } else {
-                let parcel = entry.parcel(None);
+                let mut parcel = entry.parcel(None);
+                let due = resting.get(&slot);
+                parcel.rest = due.map_or(Duration::ZERO, |due| due.saturating_duration_since(now));
                 self.book(state, slot, Verdict::Release(parcel));
             }
             // The next one of its key, if any.

@@ -173,7 +173,8 @@ impl Ledger {
     fn retry_key(&self, state: &mut State, slot: usize, delay: Duration, cause: Option<Cause>) {
         if !self.rests_here(state, slot) {
             // It goes to somebody else, and those behind it follow.
-            let parcel = state.slots[slot].parcel(cause);
+            let mut parcel = state.slots[slot].parcel(cause);
+            parcel.rest = bounded(delay);
             return self.book(state, slot, Verdict::Release(parcel));
         }
         let failing_for = state.slots[slot]

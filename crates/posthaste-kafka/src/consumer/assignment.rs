@@ -9,8 +9,9 @@ use posthaste_core::{Envelope, Timestamp};
 use tokio::time::Instant;
 
 use super::arrived::Arrived;
+use super::gate::Gate;
 use crate::private;
-use crate::tracker::{Known, Progress, Tracker};
+use crate::tracker::{Again, Cap, Known, Progress, Tracker};
 
 /// How many topics one subscription may have: tokens name them in twelve bits.
 pub(crate) const MOST_TOPICS: usize = 1 << 12;
@@ -50,6 +51,9 @@ impl Place {
     }
 }
 
+/// As many bytes of a partition may be unsettled.
+pub(crate) const UNSETTLED_BYTES: usize = 64 << 20;
+
 /// Where an unsettled record is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Whereabouts {
@@ -74,6 +78,19 @@ struct Record {
     attempt: u32,
     handout: u16,
     at: Whereabouts,
+    /// Not to be delivered again before that.
+    due: Option<Timestamp>,
+    /// Its key waits with it.
+    is_gated: bool,
+}
+
+/// Where the records of a topic wait that failed.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Keeping {
+    /// What waits for long goes to the private topic, which is there.
+    pub(crate) spills: bool,
+    /// A failed record keeps back what follows it of its key.
+    pub(crate) ordered: bool,
 }
 
 /// What is to be done with a record that came.
@@ -105,6 +122,8 @@ pub(super) struct Partition {
     pub(super) life: u16,
     pub(super) tracker: Tracker,
     records: HashMap<u64, Record>,
+    /// The size of the records.
+    bytes: usize,
     out: usize,
     moving: usize,
     /// Records that came while only one may be out.
@@ -115,12 +134,13 @@ pub(super) struct Partition {
     pub(super) fetched: i64,
     /// The client was told to stop reading it.
     pub(super) is_paused: bool,
-    /// It must not be read further because of what is unsettled of it.
-    pub(super) is_stalled: bool,
     /// Something is to be committed.
     pub(super) is_dirty: bool,
-    /// Which delivery it will be of records that were handed out before they were lost.
-    delivered: BTreeMap<i64, u32>,
+    keeping: Keeping,
+    /// Keys that wait since before this life.
+    gate: Gate,
+    /// Records that were handed out before this life, and have not come yet.
+    delivered: BTreeMap<i64, Again>,
 }
 
 /// What a member knows of a partition that it lost: more than it could commit.
@@ -129,8 +149,8 @@ pub(super) struct Remembered {
     /// Who it was.
     pub(super) owner: u32,
     pub(super) progress: Progress,
-    /// Which delivery it will be of records that were handed out.
-    pub(super) delivered: BTreeMap<i64, u32>,
+    /// Records that were handed out.
+    pub(super) delivered: BTreeMap<i64, Again>,
 }
 
 impl Partition {
@@ -150,35 +170,53 @@ impl Partition {
             fetched: tracker.position(),
             tracker,
             records: HashMap::new(),
+            bytes: 0,
             out: 0,
             moving: 0,
             waiting: VecDeque::new(),
             parked: VecDeque::new(),
             is_paused: false,
-            is_stalled: false,
             is_dirty: false,
+            keeping: Keeping::default(),
+            gate: Gate::default(),
             delivered: BTreeMap::new(),
         }
     }
 
-    /// Some records were delivered before, by this member.
-    pub(super) fn with_delivered(mut self, delivered: BTreeMap<i64, u32>) -> Self {
+    /// Where its records wait that fail.
+    pub(super) const fn keeping(mut self, keeping: Keeping) -> Self {
+        self.keeping = keeping;
+        self
+    }
+
+    /// Some records were delivered before, by this member or another one.
+    pub(super) fn with_delivered(mut self, delivered: BTreeMap<i64, Again>) -> Self {
         self.delivered = delivered;
         self
     }
 
     /// What is known of it when it is lost.
     pub(super) fn remember(mut self) -> Remembered {
-        let next = |record: &Record| {
-            let out = matches!(record.at, Whereabouts::Out(_));
-            let offset = i64::try_from(record.position.offset?).ok()?;
-            let next = record.attempt.saturating_add(u32::from(out));
-            (next > 1).then_some((offset, next))
-        };
-        let mut delivered = std::mem::take(&mut self.delivered);
-        delivered.extend(self.records.values().filter_map(next));
+        let delivered = self.delivered(true);
         let owner = self.tracker.owner();
         Remembered { owner, progress: self.tracker.progress(false), delivered }
+    }
+
+    /// The unsettled records that were delivered. Those of which core has the first delivery are
+    /// left out unless `all` are asked for: they are many, and of no member that ends in order.
+    fn delivered(&self, all: bool) -> BTreeMap<i64, Again> {
+        let next = |record: &Record| {
+            let out = matches!(record.at, Whereabouts::Out(_)) && (all || record.attempt > 1);
+            let offset = i64::try_from(record.position.offset?).ok()?;
+            let attempt = record.attempt.saturating_add(u32::from(out));
+            let due = record.due;
+            (attempt > 1).then_some((offset, Again { offset, attempt, due }))
+        };
+        // What has not come up to here is gone from the partition.
+        let to_come = self.delivered.range(self.tracker.position()..);
+        let mut delivered: BTreeMap<_, _> = to_come.map(|(at, one)| (*at, *one)).collect();
+        delivered.extend(self.records.values().filter_map(next));
+        delivered
     }
 
     pub(super) const fn number(&self) -> i32 {
@@ -191,22 +229,37 @@ impl Partition {
         let Known::New { sequence, attempt } = self.tracker.add(arrived.offset, now) else {
             return None;
         };
-        let Arrived { envelope, position, attempts, due, offset: arrived_offset, .. } = arrived;
-        let before = self.delivered.remove(&arrived_offset).unwrap_or(0);
-        let attempt = attempts.saturating_add(attempt).max(before);
+        let Arrived { envelope, position, attempts, due, offset, .. } = arrived;
+        let before = self.delivered.remove(&offset);
+        let attempt = attempts.saturating_add(attempt).max(before.map_or(0, |one| one.attempt));
+        let due = before.and_then(|one| one.due).or(due);
         let at = Whereabouts::Buffered;
-        let mut record = Record { envelope, position, attempt, handout: 0, at };
+        let mut record =
+            Record { envelope, position, attempt, handout: 0, at, due, is_gated: false };
         let left = due.map(|due| (due, due.since(Timestamp::now())));
-        let next = match left.filter(|(_, left)| !left.is_zero()) {
-            None => Next::HandOut(self.received(sequence, &record)),
-            Some((_, left)) if left <= private::IN_MEMORY => {
-                record.at = Whereabouts::Held;
-                Next::Wait(now + left, sequence)
+        let left = left.filter(|(_, left)| !left.is_zero());
+        let until = left.map(|(_, left)| now + left);
+        let next = match (self.gated(&mut record, until), left) {
+            (Some(until), _) => wait(sequence, &mut record, until),
+            (None, None) => Next::HandOut(self.received(sequence, &record)),
+            (None, Some((due, left))) if left > private::IN_MEMORY && self.keeping.spills => {
+                Next::Move(self.hop(sequence, &mut record, due))
             }
-            Some((due, _)) => Next::Move(self.hop(sequence, &mut record, due)),
+            (None, Some((_, left))) => wait(sequence, &mut record, now + left),
         };
+        self.bytes += record.envelope.size();
         self.records.insert(sequence, record);
         Some(next)
+    }
+
+    /// Until when a record that came has to wait for the sake of its key, where keys are ordered.
+    fn gated(&mut self, record: &mut Record, until: Option<Instant>) -> Option<Instant> {
+        if !self.keeping.ordered || (until.is_none() && self.gate.is_open()) {
+            return None;
+        }
+        let until = self.gate.come(record.envelope.key()?, until)?;
+        record.is_gated = true;
+        Some(until)
     }
 
     /// A copy of a record that waits here goes to the private topic. `None` if it does not wait.
@@ -219,7 +272,7 @@ impl Partition {
     }
 
     fn hop(&mut self, sequence: u64, record: &mut Record, due: Timestamp) -> Hop {
-        record.at = Whereabouts::Moving;
+        (record.at, record.due) = (Whereabouts::Moving, Some(due));
         self.moving += 1;
         Hop {
             token: self.place(record).token(sequence),
@@ -246,8 +299,11 @@ impl Partition {
         if record.at != Whereabouts::Held {
             return None;
         }
-        record.at = Whereabouts::Buffered;
+        (record.at, record.due) = (Whereabouts::Buffered, None);
         record.handout = record.handout.wrapping_add(1);
+        if std::mem::take(&mut record.is_gated) {
+            self.gate.go(record.envelope.key().unwrap_or_default());
+        }
         let record = self.records.get(&sequence)?;
         Some(self.received(sequence, record))
     }
@@ -283,10 +339,14 @@ impl Partition {
     /// The record is settled, wherever it is. `false` if it was already.
     pub(super) fn settle(&mut self, sequence: u64) -> bool {
         let Some(record) = self.records.remove(&sequence) else { return false };
+        self.bytes = self.bytes.saturating_sub(record.envelope.size());
         match record.at {
             Whereabouts::Out(_) => self.out -= 1,
             Whereabouts::Moving => self.moving -= 1,
             Whereabouts::Buffered | Whereabouts::Held | Whereabouts::Back => {}
+        }
+        if record.is_gated {
+            self.gate.go(record.envelope.key().unwrap_or_default());
         }
         self.is_dirty = true;
         self.tracker.settle(sequence)
@@ -301,13 +361,25 @@ impl Partition {
     }
 
     /// Core gave it back: it waits here, or for the next owner. It must be [held](Self::holds).
-    pub(super) fn take_back(&mut self, sequence: u64, goes: bool) {
+    /// `delivered` is how often the application has had it, at most once more than is known here
+    /// unless core counts by itself, as it does for ordered keys.
+    pub(super) fn take_back(
+        &mut self,
+        sequence: u64,
+        delivered: Option<u32>,
+        due: Option<Timestamp>,
+        goes: bool,
+    ) {
         if let Some(record) = self.records.get_mut(&sequence)
             && let Whereabouts::Out(_) = record.at
         {
             record.at = if goes { Whereabouts::Back } else { Whereabouts::Held };
-            record.attempt = record.attempt.saturating_add(1);
+            let delivered = delivered.unwrap_or(record.attempt);
+            record.attempt = record.attempt.max(delivered.saturating_add(1));
+            record.due = due;
             self.out -= 1;
+            // Whoever comes next has to know.
+            self.is_dirty = true;
         }
     }
 
@@ -325,13 +397,19 @@ impl Partition {
         let over = |record: &Record| matches!(record.at, Whereabouts::Out(until) if until <= now);
         let ended = self.records.iter().filter(|(_, record)| over(record));
         let ended: Vec<_> = ended.map(|(sequence, _)| *sequence).collect();
-        ended.iter().for_each(|sequence| self.take_back(*sequence, false));
+        ended.iter().for_each(|sequence| self.take_back(*sequence, None, None, false));
         ended
     }
 
     /// How many records are not here: with core, or on their way to the private topic.
     pub(super) const fn away(&self) -> usize {
         self.out + self.moving
+    }
+
+    /// Whether it is at its cap: so much is unsettled, or for so long, that it must not be read
+    /// further until that has changed.
+    pub(super) fn is_at_cap(&self, now: Instant) -> bool {
+        self.bytes >= UNSETTLED_BYTES || self.tracker.full(&Cap::USUAL, now).is_some()
     }
 
     /// Whether no more may be read for now, because much of it is on its way elsewhere or waits.
@@ -344,8 +422,14 @@ impl Partition {
     /// What is to be committed now. `clean`: it ends, and nothing of it is handed out any more.
     pub(super) fn progress(&mut self, clean: bool) -> Progress {
         self.is_dirty = false;
-        self.tracker.progress(clean && self.out == 0)
+        let again = self.delivered(false).into_values().collect();
+        Progress { again, ..self.tracker.progress(clean && self.out == 0) }
     }
+}
+
+const fn wait(sequence: u64, record: &mut Record, until: Instant) -> Next {
+    record.at = Whereabouts::Held;
+    Next::Wait(until, sequence)
 }
 
 impl fmt::Debug for Partition {
@@ -368,8 +452,13 @@ mod tests {
     use super::*;
 
     fn partition() -> Partition {
+        begins(Keeping { spills: true, ordered: false }, BTreeMap::new())
+    }
+
+    fn begins(keeping: Keeping, delivered: BTreeMap<i64, Again>) -> Partition {
         let lane = Arc::new(Lane::new(TopicName::new("orders").unwrap(), Some(3)));
-        Partition::new(lane, 5, 3, 9, Tracker::begin(100))
+        let partition = Partition::new(lane, 5, 3, 9, Tracker::begin(100));
+        partition.keeping(keeping).with_delivered(delivered)
     }
 
     fn arrived(offset: i64) -> Arrived {
@@ -410,7 +499,7 @@ mod tests {
         let first = come(&mut partition, 100);
         let place = Place::of(&first);
         assert!(partition.holds(place, first.sequence));
-        partition.take_back(first.sequence, false);
+        partition.take_back(first.sequence, Some(1), None, false);
         assert!(!partition.holds(place, first.sequence));
         let again = partition.again(first.sequence).unwrap();
         assert_eq!(again.attempt.count, 2);
@@ -440,7 +529,7 @@ mod tests {
     fn who_gives_back_what_goes_does_not_get_it_again() {
         let mut partition = partition();
         let token = come(&mut partition, 100);
-        partition.take_back(token.sequence, true);
+        partition.take_back(token.sequence, Some(1), None, true);
         assert!(partition.again(token.sequence).is_none());
         let progress = partition.progress(true);
         assert_eq!((progress.watermark, progress.clean), (100, true));
@@ -490,10 +579,68 @@ mod tests {
     fn what_failed_and_waits_can_spill() {
         let mut partition = partition();
         let (held, out) = (come(&mut partition, 100), come(&mut partition, 101));
-        partition.take_back(held.sequence, false);
+        partition.take_back(held.sequence, Some(1), None, false);
         let hop = partition.spill(held.sequence, Timestamp::now()).unwrap();
         assert_eq!((hop.attempts, partition.away()), (1, 2));
         assert!(partition.spill(out.sequence, Timestamp::now()).is_none());
+    }
+
+    fn keyed(offset: i64, key: &'static str) -> Arrived {
+        let builder = Envelope::builder("test").source("/it").key(key);
+        Arrived { envelope: builder.build().unwrap(), ..arrived(offset) }
+    }
+
+    #[test]
+    fn the_next_owner_knows_attempts_and_times_and_keeps_the_order_of_keys() {
+        let ordered = Keeping { spills: false, ordered: true };
+        let mut partition = begins(ordered, BTreeMap::new());
+        let (failed, back) = (come(&mut partition, 100), come(&mut partition, 101));
+        let unseen = come(&mut partition, 102);
+        come(&mut partition, 103);
+        let due = Timestamp::now() + Duration::from_secs(90);
+        partition.take_back(failed.sequence, Some(1), Some(due), false);
+        partition.take_back(back.sequence, Some(3), None, true);
+        partition.take_back(unseen.sequence, Some(0), None, true);
+        let again = partition.progress(false).again;
+        let told: Vec<_> = again.iter().map(|one| (one.offset, one.attempt, one.due)).collect();
+        assert_eq!(told, [(100, 2, Some(due)), (101, 4, None)]);
+        assert_eq!(partition.delivered(true).len(), 3, "who comes back knows all");
+
+        let delivered = again.into_iter().map(|one| (one.offset, one)).collect();
+        let mut next = begins(ordered, delivered);
+        assert_eq!(next.progress(false).again.len(), 2, "also who has nothing of it yet");
+        let now = Instant::now();
+        let Some(Next::Wait(until, first)) = next.add(keyed(100, "a"), now) else {
+            unreachable!("it waits in memory, however long")
+        };
+        assert!(until > now + Duration::from_secs(80));
+        let Some(Next::HandOut(other)) = next.add(keyed(101, "b"), now) else {
+            unreachable!("another key waits for nothing")
+        };
+        assert_eq!(other.attempt.count, 4);
+        let Some(Next::Wait(follows, second)) = next.add(keyed(103, "a"), now) else {
+            unreachable!("it would overtake")
+        };
+        assert_eq!(follows, until);
+        assert_eq!(next.again(first).unwrap().attempt.count, 2);
+        let Some(Next::Wait(..)) = next.add(keyed(104, "a"), now) else {
+            unreachable!("one before it still waits")
+        };
+        assert_eq!(next.again(second).unwrap().attempt.count, 1);
+    }
+
+    #[test]
+    fn bytes_are_bounded_too() {
+        let (mut partition, now) = (partition(), Instant::now());
+        let large = Envelope::builder("test").source("/it").payload(vec![0; UNSETTLED_BYTES / 2]);
+        let large = large.build().unwrap();
+        let one = |offset| Arrived { envelope: large.clone(), ..arrived(offset) };
+        assert!(partition.add(one(100), now).is_some() && !partition.is_at_cap(now));
+        let Some(Next::HandOut(second)) = partition.add(one(101), now) else {
+            unreachable!("it waits for nothing")
+        };
+        assert!(partition.is_at_cap(now));
+        assert!(partition.settle(second.token.sequence) && !partition.is_at_cap(now));
     }
 
     #[test]

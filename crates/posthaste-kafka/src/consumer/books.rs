@@ -14,7 +14,6 @@ use super::shared::{Ask, Shared, State};
 use super::start::Beginning;
 use super::topics;
 use crate::error::BROKER;
-use crate::tracker::Cap;
 
 /// What is to be committed, and who waits for it.
 #[derive(Default)]
@@ -29,6 +28,8 @@ pub(super) struct Due {
 pub(super) struct Changes {
     pub(super) pause: Vec<i32>,
     pub(super) resume: Vec<i32>,
+    /// How many are at their cap.
+    pub(super) full: usize,
 }
 
 impl Shared {
@@ -54,8 +55,9 @@ impl Shared {
             let shown = u32::try_from(number).ok().filter(|_| of_topic);
             let lane = Arc::new(Lane::new(topic.clone(), shown));
             let life = state.next_life(source, number);
+            let keeping = state.sources.get(source).map(|books| books.keeping).unwrap_or_default();
             let partition = Partition::new(Arc::clone(&lane), source, number, life, tracker);
-            let mut partition = partition.with_delivered(delivered);
+            let mut partition = partition.keeping(keeping).with_delivered(delivered);
             entries.push(Entry::of(number, &partition.progress(false)));
             if let Some(books) = state.sources.get_mut(source) {
                 books.partitions.insert(number, partition);
@@ -68,7 +70,7 @@ impl Shared {
     }
 
     /// Partitions go to others: nothing of them is handed out any more. What failed and waits goes
-    /// to the private topic where it can, so that its attempts are not forgotten.
+    /// to the private topic where it can; the last commit tells of the rest.
     pub(super) fn drain(&self, source: usize, partitions: &[i32], until: Instant) {
         let (now, time) = (Instant::now(), Timestamp::now());
         let mut state = self.lock();
@@ -79,7 +81,7 @@ impl Shared {
             let Some(books) = state.sources.get_mut(source) else { continue };
             let held = books.held.take(*number);
             let Some(partition) = books.partitions.get_mut(number) else { continue };
-            if books.spills {
+            if books.keeping.spills {
                 let due = |due: Instant| time + due.saturating_duration_since(now);
                 let hops = held.into_iter().filter_map(|(at, one)| partition.spill(one, due(at)));
                 books.hops.extend(hops);
@@ -152,6 +154,11 @@ impl Shared {
             .get(source)
             .map(|s| s.partitions.keys().copied().collect())
             .unwrap_or_default()
+    }
+
+    /// Whether no partition is ours.
+    pub(super) fn has_nothing(&self, source: usize) -> bool {
+        self.lock().sources.get(source).is_some_and(|books| books.partitions.is_empty())
     }
 
     /// Whether somebody waits for a commit.
@@ -357,21 +364,15 @@ impl Shared {
     }
 
     /// Which partitions the client has to stop reading, and which it may read again.
-    pub(super) fn changes(&self, source: usize, all: bool, cap: &Cap) -> Changes {
+    pub(super) fn changes(&self, source: usize, all: bool) -> Changes {
         let now = Instant::now();
         let mut state = self.lock();
         let mut changes = Changes::default();
         let Some(books) = state.sources.get_mut(source) else { return changes };
         for (number, partition) in &mut books.partitions {
-            let full = partition.tracker.full(cap, now);
-            let stalled = full.is_some() || partition.is_full();
-            if let Some(why) = full.filter(|_| !partition.is_stalled) {
-                let topic = partition.lane.topic();
-                let unsettled = partition.tracker.outstanding();
-                tracing::warn!(%topic, number, unsettled, ?why, "a partition waits for settlements");
-            }
-            partition.is_stalled = stalled;
-            let paused = stalled || all;
+            let full = partition.is_at_cap(now);
+            changes.full += usize::from(full);
+            let paused = full || partition.is_full() || all;
             match (partition.is_paused, paused) {
                 (false, true) => changes.pause.push(*number),
                 (true, false) => changes.resume.push(*number),

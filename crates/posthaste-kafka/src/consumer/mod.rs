@@ -11,7 +11,9 @@ mod bell;
 mod books;
 mod commit;
 mod context;
+mod gate;
 mod held;
+mod idle;
 mod shared;
 mod start;
 mod topics;
@@ -34,13 +36,15 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::concerns::{Concern, Concerns};
 use crate::context::Signs;
 use crate::tracker::{Cap, Tracker};
 use crate::{error, worker};
 
 use arrived::Arrived;
-pub(crate) use assignment::{Hop, MOST_TOPICS};
+pub(crate) use assignment::{Hop, Keeping, MOST_TOPICS, UNSETTLED_BYTES};
 use context::{ReadContext, Reader};
+use idle::Idle;
 use shared::Ends;
 pub(crate) use shared::{Shared, Wish};
 use start::Beginning;
@@ -68,6 +72,7 @@ const BATCH_BYTES: usize = 1 << 20;
 pub(crate) struct Job {
     pub(crate) client: ClientConfig,
     pub(crate) signs: Arc<Signs>,
+    pub(crate) concerns: Arc<Concerns>,
     pub(crate) shared: Arc<Shared>,
     /// Which topic of the subscription it is.
     pub(crate) source: usize,
@@ -116,7 +121,15 @@ struct Consumer {
     shared: Arc<Shared>,
     source: usize,
     commits: bool,
+    /// The group as it is called at the broker.
+    group: String,
+    /// How many partitions the topic had in the beginning.
+    partitions: usize,
     topology: Topology,
+    concerns: Arc<Concerns>,
+    idle: Idle,
+    /// How many partitions are at their cap, which is told.
+    full: (usize, Option<Concern>),
     /// Messages that came while nothing may be read.
     parked: Vec<Arrived>,
     blocked_since: Option<Instant>,
@@ -128,13 +141,13 @@ struct Consumer {
     next_try: Instant,
     next_tick: Instant,
     next_look: Instant,
-    cap: Cap,
 }
 
 impl Consumer {
     fn start(job: Job) -> Result<Self> {
         let Job { mut client, shared, source, until, .. } = job;
         let commits = job.group.is_some();
+        let group = client.get("group.id").unwrap_or_default().to_owned();
         if !commits {
             // Nobody else is in the group, and it is never joined.
             client.remove("group.instance.id");
@@ -163,7 +176,12 @@ impl Consumer {
             shared,
             source,
             commits,
+            group,
+            partitions: partitions.len(),
             topology: job.topology,
+            concerns: job.concerns,
+            idle: Idle::default(),
+            full: (0, None),
             parked: Vec::new(),
             blocked_since: None,
             is_paused: false,
@@ -173,7 +191,6 @@ impl Consumer {
             next_try: now,
             next_tick: now,
             next_look: now,
-            cap: Cap::default(),
         };
         consumer.join(&partitions)?;
         Ok(consumer)
@@ -245,6 +262,7 @@ impl Consumer {
             self.next_tick = now + NAP.min(self.shared.lease / 10);
             self.shared.end_leases(self.source, now);
             self.adjust();
+            self.look_for_work(now);
         }
         if self.is_suspect && now >= self.next_look {
             self.look_at_broker();
@@ -278,8 +296,11 @@ impl Consumer {
     }
 
     /// Has the client read what may be read, and nothing else.
-    fn adjust(&self) {
-        let changes = self.shared.changes(self.source, self.is_paused, &self.cap);
+    fn adjust(&mut self) {
+        let changes = self.shared.changes(self.source, self.is_paused);
+        if changes.full != self.full.0 {
+            self.full = (changes.full, self.why_full(changes.full));
+        }
         let context = self.client.context();
         if !changes.pause.is_empty() {
             context.say(self.client.pause(&context.list(&changes.pause)));
@@ -287,6 +308,20 @@ impl Consumer {
         if !changes.resume.is_empty() {
             context.say(self.client.resume(&context.list(&changes.resume)));
         }
+    }
+
+    /// Partitions that are at their cap stand still, which has to be seen.
+    fn why_full(&self, partitions: usize) -> Option<Concern> {
+        let Cap { unsettled, behind } = Cap::USUAL;
+        let (topic, minutes) = (&self.client.context().topics.topic, behind.as_secs() / 60);
+        (partitions > 0).then(|| {
+            self.concerns.raise(format!(
+                "{partitions} partitions of {topic} are read no further in group {}, because \
+                 {unsettled} messages or {} MiB are unsettled, or one for {minutes} minutes",
+                self.group,
+                UNSETTLED_BYTES >> 20,
+            ))
+        })
     }
 
     /// Reads as much as may be read and is there. Whether there may be more.

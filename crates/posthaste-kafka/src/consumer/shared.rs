@@ -16,7 +16,7 @@ use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
 use super::arrived::Arrived;
-use super::assignment::{Hop, Next, Partition, Place, Remembered};
+use super::assignment::{Hop, Keeping, Next, Partition, Place, Remembered};
 use super::bell::Bell;
 use super::held::Held;
 
@@ -83,8 +83,7 @@ pub(super) struct Source {
     pub(super) hops: Vec<Hop>,
     /// What is known of partitions that were lost.
     remembered: HashMap<i32, Remembered>,
-    /// What waits for long goes to the private topic, which is there.
-    pub(super) spills: bool,
+    pub(super) keeping: Keeping,
     has_ended: bool,
 }
 
@@ -97,9 +96,9 @@ pub(super) struct Ask {
 }
 
 impl Shared {
-    /// The books of topics. Each says whether what waits for long goes to its private topic.
-    pub(crate) fn new(spills: &[bool], lease: Duration, mode: DeliveryMode) -> Self {
-        let source = |spills: &bool| Source { spills: *spills, ..Source::default() };
+    /// The books of topics, with where each keeps what fails.
+    pub(crate) fn new(topics: &[Keeping], lease: Duration, mode: DeliveryMode) -> Self {
+        let source = |keeping: &Keeping| Source { keeping: *keeping, ..Source::default() };
         Self {
             state: Mutex::new(State {
                 wish: Wish::Run,
@@ -110,12 +109,12 @@ impl Shared {
                 is_hungry: false,
                 buffer: VecDeque::new(),
                 events: VecDeque::new(),
-                sources: spills.iter().map(source).collect(),
+                sources: topics.iter().map(source).collect(),
                 failure: None,
                 is_quiet: false,
             }),
-            bells: spills.iter().map(|_| Bell::default()).collect(),
-            movers: spills.iter().map(|_| Notify::new()).collect(),
+            bells: topics.iter().map(|_| Bell::default()).collect(),
+            movers: topics.iter().map(|_| Notify::new()).collect(),
             driver: AtomicWaker::new(),
             lease,
             mode,
@@ -223,7 +222,9 @@ impl Shared {
                 full = true;
                 continue;
             }
+            let number = arrived.partition;
             added += usize::from(state.take_in(source, arrived, now, self.mode));
+            full |= state.is_at_cap(source, number, now);
         }
         state.credit = state.credit.saturating_add(reserved.saturating_sub(added));
         let moves = state.sources.get(source).is_some_and(|books| !books.hops.is_empty());
@@ -330,6 +331,12 @@ impl State {
     fn live(&mut self, source: usize, number: i32) -> Option<&mut Partition> {
         let partition = self.sources.get_mut(source)?.partitions.get_mut(&number)?;
         (partition.lane.state() == LaneState::Live).then_some(partition)
+    }
+
+    /// Whether the partition has to stop at once.
+    fn is_at_cap(&self, source: usize, number: i32, now: Instant) -> bool {
+        let partition = self.sources.get(source).and_then(|source| source.partitions.get(&number));
+        partition.is_some_and(|partition| partition.is_at_cap(now))
     }
 
     /// A record came, and its time in its partition is over. Whether it takes credit.

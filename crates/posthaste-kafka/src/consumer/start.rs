@@ -17,7 +17,7 @@ use super::context::Reader;
 use super::topics::Topics;
 use crate::error::{self, BROKER};
 use crate::groups;
-use crate::tracker::{Progress, Tracker};
+use crate::tracker::{Again, Progress, Tracker};
 
 /// The pause after a question that failed in passing.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -31,8 +31,8 @@ pub(super) struct Beginning {
     pub(super) tracker: Tracker,
     /// How many messages were removed before the group read them.
     pub(super) lost: Option<u64>,
-    /// Which delivery it will be of records that this member had before.
-    pub(super) delivered: BTreeMap<i64, u32>,
+    /// Records that were delivered before, by this member or another one.
+    pub(super) delivered: BTreeMap<i64, Again>,
 }
 
 impl Beginning {
@@ -233,11 +233,14 @@ fn resume(
     // What lies behind the end was in another topic of that name, or is cut off.
     let lost = gone.then(|| u64::try_from(first.saturating_sub(offset)).unwrap_or(0));
     let at = if gone { first } else { offset };
-    let tracker = match progress {
-        Some(progress) if offset <= end => Tracker::resume(at, progress, Some(end)),
-        _ => Tracker::begin(at),
+    let Some(progress) = progress.filter(|_| offset <= end) else {
+        return Beginning { lost, ..Beginning::new(partition, Tracker::begin(at)) };
     };
-    Beginning { lost, ..Beginning::new(partition, tracker) }
+    let tracker = Tracker::resume(at, progress, Some(end));
+    // Other records may be behind the end later.
+    let there = progress.again.iter().filter(|one| (at..end).contains(&one.offset));
+    let delivered = there.map(|one| (one.offset, *one)).collect();
+    Beginning { partition, tracker, lost, delivered }
 }
 
 #[cfg(test)]

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use posthaste_core::Result;
 use posthaste_core::broker::{Confirmation, LaneState, Settlement, Token, Verdict};
+use posthaste_core::{Result, Timestamp};
 use smallvec::SmallVec;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -63,9 +63,14 @@ impl Shared {
                     open.copies.push((index, *delay));
                     true
                 }
-                Verdict::After(delay, _) => state.give_back(token, now + *delay, &mut rings),
+                Verdict::After(delay, parcel) => {
+                    state.give_back(token, now + *delay, Some(parcel.attempt), &mut rings)
+                }
+                Verdict::Release(parcel) | Verdict::Requeue(parcel) => {
+                    state.give_back(token, now + parcel.rest, Some(parcel.attempt), &mut rings)
+                }
                 // Whatever it is, the message comes again.
-                _ => state.give_back(token, now, &mut rings),
+                _ => state.give_back(token, now, None, &mut rings),
             };
             if !is_ours {
                 open.lost.push(index);
@@ -92,7 +97,7 @@ impl Shared {
     /// Its dead letter or its copy is not stored: it comes again after the delay.
     pub(crate) fn keep(&self, token: &Token, delay: Duration) {
         let mut rings = Rings::new();
-        self.lock().give_back(token, Instant::now() + delay, &mut rings);
+        self.lock().give_back(token, Instant::now() + delay, None, &mut rings);
         self.ring_these(&rings);
     }
 
@@ -161,7 +166,7 @@ impl State {
     /// the next owner would not know of the failure.
     fn spills(&mut self, token: &Token, delay: Duration) -> bool {
         let place = Place::of(token);
-        let spills = self.sources.get(place.source).is_some_and(|source| source.spills);
+        let spills = self.sources.get(place.source).is_some_and(|source| source.keeping.spills);
         let goes = self.is_stopping();
         let Some(partition) = self.partition(place).filter(|_| spills) else { return false };
         let goes = goes || partition.lane.state() != LaneState::Live;
@@ -177,8 +182,14 @@ impl State {
         true
     }
 
-    /// `false` if it is not ours any more.
-    fn give_back(&mut self, token: &Token, due: Instant, rings: &mut Rings) -> bool {
+    /// `delivered` is how often the application has had it, if core says so. `false` if it is not ours any more.
+    fn give_back(
+        &mut self,
+        token: &Token,
+        due: Instant,
+        delivered: Option<u32>,
+        rings: &mut Rings,
+    ) -> bool {
         let place = Place::of(token);
         let goes = self.is_stopping();
         let Some(partition) = self.partition(place) else { return false };
@@ -186,7 +197,9 @@ impl State {
             return false;
         }
         let goes = goes || partition.lane.state() != LaneState::Live;
-        partition.take_back(token.sequence, goes);
+        let left = due.saturating_duration_since(Instant::now());
+        let time = (!left.is_zero()).then(|| Timestamp::now() + left);
+        partition.take_back(token.sequence, delivered, time, goes);
         if !goes && let Some(books) = self.sources.get_mut(place.source) {
             books.held.add(due, place.partition, token.sequence);
             ring(rings, place.source);

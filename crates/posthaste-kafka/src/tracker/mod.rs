@@ -14,8 +14,9 @@
 //! the moment it is taken away. Its owner numbers these lives in the tokens, and asks a tracker
 //! only about its own.
 //!
-//! **The metadata of a commit** carries what is settled above the watermark, and three things that
-//! tell the next owner how this one ended: whether it ended *cleanly*; how many owners before it
+//! **The metadata of a commit** carries what is settled above the watermark, which records were
+//! delivered and are not settled, as far as their owner says so, and three things that tell the
+//! next owner how this one ended: whether it ended *cleanly*; how many owners before it
 //! began at this watermark, did not move it and ended without a word (*starts*); and the *reach*,
 //! below which records may have been handed out. All of it changes while the offset stays the
 //! same, so it has to be committed for its own sake:
@@ -41,6 +42,7 @@
 //! follows from it is not decided here. When that record is settled, or when all suspects are, the
 //! partition runs free again.
 
+mod again;
 mod digits;
 mod held;
 #[cfg(test)]
@@ -56,6 +58,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+pub(crate) use again::Again;
 use held::Held;
 pub(crate) use progress::Progress;
 use runs::{Run, Runs};
@@ -107,10 +110,9 @@ pub(crate) struct Cap {
     pub(crate) behind: Duration,
 }
 
-impl Default for Cap {
-    fn default() -> Self {
-        Self { unsettled: 10_000, behind: Duration::from_secs(300) }
-    }
+impl Cap {
+    /// The cap of every partition.
+    pub(crate) const USUAL: Self = Self { unsettled: 10_000, behind: Duration::from_secs(300) };
 }
 
 /// Why a partition has to stop.
@@ -272,6 +274,8 @@ impl Tracker {
             clean,
             reach: reach.max(watermark),
             owner: self.owner,
+            // Who has the records knows of these.
+            again: Vec::new(),
         }
     }
 

@@ -1,12 +1,14 @@
 //! What travels in the metadata of a commit, so that the next owner of the partition knows it.
 //!
 //! Text, as Kafka asks for: `ph1.`, which names the program and the version of the form; a
-//! checksum; whether the owner ended cleanly and how the set is written; who it was; the starts;
-//! how far the records reach that may be out; the settled offsets, to the end. Everything counts from the
+//! checksum; whether the owner ended cleanly, what follows and how the set is written; who it was;
+//! the starts; how far the records reach that may be out; the records that were delivered and are
+//! not settled, if there are such; the settled offsets, to the end. Everything counts from the
 //! committed offset, and the checksum covers that offset. So metadata that was copied to another
 //! offset, as a mirror of clusters or a tool for offsets may do, says nothing: wrongly believed,
 //! it would skip messages nobody handled.
 
+use super::again::Again;
 use super::digits::{Digits, put_digit, put_fixed, put_number};
 use super::runs::{Form, Runs};
 
@@ -20,6 +22,8 @@ const OWNER_DIGITS: u32 = 5;
 const CLEAN: u8 = 1;
 /// The flag of a set that is written as bits.
 const BITS: u8 = 2;
+/// The flag of metadata that tells of records to be delivered again.
+const AGAIN: u8 = 4;
 
 /// What one owner of a partition leaves to the next: the offset to commit, and its metadata.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,6 +41,8 @@ pub(crate) struct Progress {
     pub(crate) reach: i64,
     /// Who the owner was, by a number below [`OWNERS`]. Zero is somebody who handled nothing.
     pub(crate) owner: u32,
+    /// Records that were delivered before and are not settled, ascending.
+    pub(crate) again: Vec<Again>,
 }
 
 /// So many owners are told apart.
@@ -47,7 +53,8 @@ impl Progress {
     pub(crate) const LIMIT: usize = 4_096;
 
     /// The metadata, of at most `limit` bytes. Of the settled offsets it tells the lowest ones,
-    /// as many as fit: the others come again. Empty if not even the rest fits.
+    /// as many as fit: the others come again. So it does of the records that were delivered, which
+    /// take half of the room at most: the others count anew. Empty if not even the rest fits.
     pub(crate) fn encode(&self, limit: usize) -> String {
         let mut body = String::new();
         put_fixed(&mut body, self.owner.into(), OWNER_DIGITS);
@@ -55,8 +62,12 @@ impl Progress {
         put_number(&mut body, self.reach.max(self.watermark).abs_diff(self.watermark));
         let head = VERSION.len() + SUM_DIGITS as usize + 1 + body.len();
         let Some(most) = limit.checked_sub(head) else { return String::new() };
-        let set = self.settled.write(self.watermark, most);
-        let flags = (u8::from(self.clean) * CLEAN) | (u8::from(set.form == Form::Bits) * BITS);
+        let again = Again::write(&self.again, self.watermark, most / 2);
+        body.push_str(&again);
+        let set = self.settled.write(self.watermark, most - again.len());
+        let flags = (u8::from(self.clean) * CLEAN)
+            | (u8::from(set.form == Form::Bits) * BITS)
+            | (u8::from(!again.is_empty()) * AGAIN);
 
         let mut told = String::with_capacity(1 + body.len() + set.text.len());
         put_digit(&mut told, flags);
@@ -79,15 +90,20 @@ impl Progress {
         }
         let mut digits = Digits::new(told);
         let flags = digits.digit()?;
-        if flags & !(CLEAN | BITS) != 0 {
+        if flags & !(CLEAN | BITS | AGAIN) != 0 {
             return None;
         }
         let form = if flags & BITS == 0 { Form::Lengths } else { Form::Bits };
         let owner = u32::try_from(digits.fixed(OWNER_DIGITS)?).ok()?;
         let starts = u32::try_from(digits.number()?).ok()?;
         let reach = watermark.checked_add_unsigned(digits.number()?)?;
+        let again = match flags & AGAIN {
+            0 => Vec::new(),
+            _ => Again::read(watermark, &mut digits)?,
+        };
         let settled = Runs::read(form, watermark, &mut digits)?;
-        Some(Self { watermark, settled, starts, clean: flags & CLEAN != 0, reach, owner })
+        let clean = flags & CLEAN != 0;
+        Some(Self { watermark, settled, starts, clean, reach, owner, again })
     }
 }
 
@@ -102,6 +118,7 @@ fn checksum(watermark: i64, told: &str) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use posthaste_core::Timestamp;
     use proptest::prelude::*;
 
     use super::*;
@@ -109,7 +126,14 @@ mod tests {
     fn progress(watermark: i64, runs: &[(i64, i64)]) -> Progress {
         let mut settled = Runs::default();
         runs.iter().for_each(|&(start, end)| settled.push(start, end));
-        Progress { watermark, settled, starts: 0, clean: false, reach: watermark, owner: 0 }
+        let (reach, again) = (watermark, Vec::new());
+        Progress { watermark, settled, starts: 0, clean: false, reach, owner: 0, again }
+    }
+
+    /// One that waits for that millisecond, or for nothing.
+    fn again(offset: i64, attempt: u32, millis: Option<i64>) -> Again {
+        let due = millis.map(|millis| Timestamp::from_micros(millis * 1_000));
+        Again { offset, attempt, due }
     }
 
     /// The text for a body that this code would not write, with a checksum that is right.
@@ -129,6 +153,23 @@ mod tests {
         settled.reach = 11_000;
         settled.owner = 77;
         assert_eq!(settled.encode(Progress::LIMIT), "ph1.l_c0kBNBAAADw4JBBmBge");
+    }
+
+    #[test]
+    fn records_that_come_again_take_half_of_the_room_and_leave_the_rest_to_the_set() {
+        let mut all = progress(1_000, &[(1_001, 1_002), (1_040, 2_000)]);
+        all.again = vec![again(1_000, 3, Some(1_800_000_000_000)), again(1_002, 2, None)];
+        let text = all.encode(Progress::LIMIT);
+        assert_eq!(Progress::decode(&text, 1_000), Some(all.clone()));
+        assert!(text.len() < 45, "{text}");
+        // A window of given-back records fits; of very many, the first do.
+        all.again = (0..256).map(|at| again(1_000 + 2 * at, 2, None)).collect();
+        assert_eq!(Progress::decode(&all.encode(Progress::LIMIT), 1_000), Some(all.clone()));
+        all.again = (0..9_000).map(|at| again(1_000 + at, 2, Some(1_800_000_000_000))).collect();
+        let text = all.encode(Progress::LIMIT);
+        let read = Progress::decode(&text, 1_000).unwrap();
+        assert!(text.len() <= Progress::LIMIT && read.again.len() > 100, "{}", read.again.len());
+        assert_eq!((read.settled, &all.again[..read.again.len()]), (all.settled, &*read.again));
     }
 
     #[test]
@@ -215,7 +256,11 @@ mod tests {
             String::new(),
             "A".to_owned(),
             // An unknown flag.
+            "IAAAAAAA".to_owned(),
+            // Records that are announced and do not come, and one behind all offsets.
             "EAAAAAAA".to_owned(),
+            "EAAAAAAAC".to_owned(),
+            format!("EAAAAAAAB{most}HAA"),
             // More starts than there are, and a reach behind all offsets.
             format!("AAAAAA{most}PA"),
             format!("AAAAAAA{most}P"),
@@ -240,6 +285,10 @@ mod tests {
             clean in any::<bool>(),
             ahead in 0_i64..i64::MAX / 2,
             owner in 0..OWNERS,
+            given in prop::collection::vec(
+                (1_i64..99, 1_u32..99, prop::option::of(1_i64..99_999_999_999_999)),
+                0..40,
+            ),
         ) {
             let mut settled = Runs::default();
             let mut at = watermark;
@@ -248,7 +297,13 @@ mod tests {
                 at += gap + len;
             }
             let reach = watermark + ahead;
-            let all = Progress { watermark, settled, starts, clean, reach, owner };
+            let offsets = given.iter().scan(watermark, |at, (gap, ..)| {
+                *at += gap;
+                Some(*at)
+            });
+            let again = offsets.zip(&given).map(|(at, (_, attempt, due))| again(at, *attempt, *due));
+            let again = again.collect();
+            let all = Progress { watermark, settled, starts, clean, reach, owner, again };
             prop_assert_eq!(Progress::decode(&all.encode(Progress::LIMIT), watermark), Some(all));
         }
 

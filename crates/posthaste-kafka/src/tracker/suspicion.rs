@@ -74,7 +74,8 @@ mod tests {
     use super::*;
 
     fn left(starts: u32, clean: bool, reach: i64) -> Progress {
-        Progress { watermark: 10, settled: Runs::default(), starts, clean, reach, owner: 0 }
+        let (settled, again) = (Runs::default(), Vec::new());
+        Progress { watermark: 10, settled, starts, clean, reach, owner: 0, again }
     }
 
     fn of(starts: u32, clean: bool) -> Suspicion {

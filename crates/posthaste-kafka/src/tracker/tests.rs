@@ -116,7 +116,7 @@ async fn a_partition_is_full_by_count_or_by_age() {
 
 #[test]
 fn the_cap_is_what_is_promised() {
-    assert_eq!(Cap::default(), Cap { unsettled: 10_000, behind: Duration::from_secs(300) });
+    assert_eq!(Cap::USUAL, Cap { unsettled: 10_000, behind: Duration::from_secs(300) });
 }
 
 #[test]
