@@ -53,10 +53,10 @@ const KAFKA: Entry = Entry {
     beside: None,
     in_suite: true,
     install: Install::Maven {
-        name: "kafka",
+        name: "kafka-with-tools",
         artifact: "org.apache.kafka:kafka_2.13",
-        // Kafka brings no way to write a log of its own.
-        further: &["org.slf4j:slf4j-simple:1.7.36"],
+        // Kafka brings no way to write a log of its own. The tests use its own tools, too.
+        further: &["org.slf4j:slf4j-simple:1.7.36", "org.apache.kafka:kafka-tools:4.2.0"],
         rehearsal: kafka::open,
     },
     ports: 3,

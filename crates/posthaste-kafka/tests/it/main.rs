@@ -22,9 +22,17 @@ mod closing;
 #[cfg(unix)]
 mod connecting;
 #[cfg(unix)]
+mod crashes;
+#[cfg(unix)]
 mod dead_letters;
 #[cfg(unix)]
+mod fatal;
+#[cfg(unix)]
 mod groups;
+#[cfg(unix)]
+mod handover;
+#[cfg(unix)]
+mod limits;
 #[cfg(unix)]
 mod member;
 #[cfg(unix)]
@@ -48,13 +56,15 @@ mod server;
 #[cfg(unix)]
 mod suite;
 #[cfg(unix)]
+mod tools;
+#[cfg(unix)]
 mod topology;
 #[cfg(unix)]
 mod whole;
 
 #[cfg(unix)]
 fn main() {
-    if pipeline::child() {
+    if pipeline::child() || crashes::child() {
         return;
     }
     let mut arguments = libtest_mimic::Arguments::from_args();
@@ -71,9 +81,14 @@ fn main() {
     binding::add(&mut suite);
     receiving::add(&mut suite);
     rebalancing::add(&mut suite);
+    handover::add(&mut suite);
+    limits::add(&mut suite);
+    crashes::add(&mut suite);
     private::add(&mut suite);
     dead_letters::add(&mut suite);
     pipeline::add(&mut suite);
+    fatal::add(&mut suite);
+    tools::add(&mut suite);
     whole::add(&mut suite);
     let (trials, missing) = suite.finish();
     let conclusion = libtest_mimic::run(&arguments, trials);

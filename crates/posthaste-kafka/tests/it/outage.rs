@@ -19,8 +19,13 @@ pub(crate) fn add(suite: &mut Suite) {
     suite.private("a_publish_to_an_absent_broker_ends_in_time", absent);
 }
 
-/// Publishes some messages as core does: no two of a key at once, and what failed in passing is published again. Says how long it
-/// took.
+/// How often messages are published: more would only make the reading long.
+const BEAT: Duration = Duration::from_millis(5);
+/// How many have to be confirmed before the broker is killed, and after it is back.
+const SOME: usize = 500;
+
+/// Publishes some messages as core does: no two of a key at once, and what failed in passing is
+/// published again. Says how long it took.
 async fn publish(adapter: &Adapter, to: &Destination, numbers: Range<usize>) -> Duration {
     let start = Instant::now();
     let mut open: Vec<_> = numbers.map(|n| keyed(&(n % 20).to_string(), n.to_string())).collect();
@@ -36,7 +41,6 @@ async fn publish(adapter: &Adapter, to: &Destination, numbers: Range<usize>) -> 
             }
         }
         open = failed;
-        tokio::time::sleep(Duration::from_millis(5)).await;
     }
     start.elapsed()
 }
@@ -45,26 +49,38 @@ async fn kills(mut private: Private) {
     let (server, to) = (private.server(), fresh("kills", Layout::Ordered(3)));
     raw::create(&server, &native(&to), 3, &[]).await;
     let adapter = Adapter::connect(server.config()).await.unwrap();
-    let stopped = Cell::new(false);
+    let (stopped, published) = (Cell::new(false), Cell::new(0));
     let publishing = async {
-        let (mut confirmed, mut longest) = (0, Duration::ZERO);
+        let (mut longest, mut beat) = (Duration::ZERO, tokio::time::interval(BEAT));
         while !stopped.get() {
-            longest = longest.max(publish(&adapter, &to, confirmed..confirmed + 20).await);
-            confirmed += 20;
+            beat.tick().await;
+            let next = published.get();
+            longest = longest.max(publish(&adapter, &to, next..next + 20).await);
+            published.set(next + 20);
         }
-        (confirmed, longest)
+        longest
+    };
+    // Passes when so many more are confirmed.
+    let goes_on = async || {
+        let (wanted, until) = (published.get() + SOME, Instant::now() + Duration::from_secs(40));
+        while published.get() < wanted {
+            assert!(Instant::now() < until, "nothing is confirmed");
+            tokio::time::sleep(BEAT).await;
+        }
     };
     let killing = async {
         for _ in 0..2 {
-            tokio::time::sleep(Duration::from_secs(2)).await;
+            goes_on().await;
             private.kill().await;
+            // The outage, besides the time that a start takes.
             tokio::time::sleep(Duration::from_millis(500)).await;
             private.up().await;
         }
-        tokio::time::sleep(Duration::from_secs(2)).await;
+        goes_on().await;
         stopped.set(true);
     };
-    let ((confirmed, longest), ()) = tokio::join!(publishing, killing);
+    let (longest, ()) = tokio::join!(publishing, killing);
+    let confirmed = published.get();
     let found = raw::read_all(&server, &native(&to)).await;
     let mut times = BTreeMap::<usize, usize>::new();
     for raw in &found {

@@ -24,6 +24,8 @@ use crate::raw;
 use crate::server::{Private, Server};
 use crate::suite::Suite;
 
+/// How often a pipeline is killed in the test of that, if not ten times.
+const KILLS: &str = "POSTHASTE_IT_PIPELINE_KILLS";
 /// Names a process that is only a pipeline: see [`child`].
 const CHILD: &str = "POSTHASTE_IT_PIPELINE";
 const PARTITIONS: u16 = 4;
@@ -38,7 +40,9 @@ pub(crate) fn add(suite: &mut Suite) {
     suite.private("a_pipeline_goes_on_when_the_broker_has_restarted", restarted);
     suite.add("what_a_pipeline_gives_up_is_a_dead_letter_once", dead_letters);
     suite.add("a_pipeline_does_not_join_a_group_of_subscriptions", other_members);
-    suite.add("a_pipeline_that_is_killed_time_and_again_brings_everything_over_once", killed);
+    let name = "a_pipeline_that_is_killed_time_and_again_brings_everything_over_once";
+    // Each kill takes some seconds, with the start that follows it.
+    suite.longer(Duration::from_secs(10) * kills(), name, killed);
 }
 
 /// Where it is read, and where it is written to.
@@ -504,12 +508,18 @@ async fn start_anew(config: KafkaConfig, topic: &str) -> KafkaPipeline {
     start(config.instance_id(format!("{topic}-0")), topic, &format!("{topic}-0")).await
 }
 
+/// How often the pipeline is killed: ten times, unless the environment says otherwise.
+fn kills() -> u32 {
+    let given = std::env::var(KILLS).ok();
+    given.map_or(10, |given| given.parse().expect("a number of kills"))
+}
+
 async fn killed(server: Server) {
-    const KILLS: u32 = 10;
+    let kills = kills();
     let places = places(&server, "killed").await;
     let job = format!("{} {} {}", server.url, places.from.topic, places.to.topic);
     let (mut count, mut windows) = (0, 0);
-    for _ in 0..KILLS {
+    for _ in 0..kills {
         let mut child = tokio::process::Command::new(std::env::current_exe().unwrap())
             .env(CHILD, &job)
             .stdout(Stdio::piped())
@@ -544,6 +554,6 @@ async fn killed(server: Server) {
     let visible = places.comes_to(&server, count).await;
     running.stop().await;
     let tried = read(&server, &native(&places.to), "read_uncommitted").await.len();
-    println!("{KILLS} kills, {windows} windows seen, {tried} written");
+    println!("{kills} kills, {windows} windows seen, {tried} written");
     once_each(visible, count);
 }

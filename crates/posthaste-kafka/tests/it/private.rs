@@ -15,6 +15,7 @@ use crate::suite::Suite;
 pub(crate) fn add(suite: &mut Suite) {
     suite.add("a_long_delay_holds_nothing_back", long_delay);
     suite.add("attempts_outlive_the_member_that_failed", spilled);
+    suite.add("settled_copies_are_removed_and_others_are_not", removed);
     suite.add("a_dead_letter_is_replayed_to_its_group_alone", replayed);
 }
 
@@ -82,6 +83,34 @@ async fn spilled(server: Server) {
     assert!(waited >= Duration::from_secs(12), "{waited:?}");
     again.ack().await.unwrap();
     silent(&mut inbox, Duration::from_millis(300)).await;
+    bus.close(Duration::from_secs(10)).await.unwrap();
+}
+
+async fn removed(server: Server) {
+    let (to, adapter) = made(&server, "removed-copies", 1).await;
+    let bus = bus(&server).await;
+    let mut inbox = join(&bus, &to.topic, 100).await;
+    adapter.store_numbers(&to, 0..6).await;
+    // Copies of all of them: half of them are handled at once, the others wait for an hour.
+    for n in 0..6 {
+        let delay = if n < 3 { Duration::from_secs(31) } else { Duration::from_secs(3_600) };
+        next(&mut inbox).await.nack(Nack::after(delay)).await.unwrap();
+    }
+    for _ in 0..3 {
+        let copy = next_within(&mut inbox, Duration::from_secs(60)).await;
+        assert!(number(&copy) < 3);
+        copy.ack().await.unwrap();
+    }
+    let private = format!("{}__g__retry", to.topic);
+    let until = Instant::now() + Duration::from_secs(60);
+    while raw::held(&server, &private).await > 3 {
+        assert!(Instant::now() < until, "settled copies are still there");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    let left = raw::read_all(&server, &private).await;
+    let mut numbers: Vec<_> = left.iter().map(raw::Raw::text).collect();
+    numbers.sort_unstable();
+    assert_eq!(numbers, ["3", "4", "5"]);
     bus.close(Duration::from_secs(10)).await.unwrap();
 }
 

@@ -149,6 +149,22 @@ pub(crate) async fn read_all(server: &Server, name: &str) -> Vec<Raw> {
     found
 }
 
+/// How many offsets a topic holds, in all of its partitions.
+pub(crate) async fn held(server: &Server, name: &str) -> i64 {
+    let (config, name) = (client(server), name.to_owned());
+    blocking(move || {
+        let client: BaseConsumer = config.create().expect("a client");
+        let limit = Duration::from_secs(20);
+        let metadata = client.fetch_metadata(Some(&name), limit).expect("an answer");
+        let held = |id| {
+            let (low, high) = client.fetch_watermarks(&name, id, limit).expect("an answer");
+            high - low
+        };
+        metadata.topics()[0].partitions().iter().map(|partition| held(partition.id())).sum()
+    })
+    .await
+}
+
 /// How many partitions a topic has.
 pub(crate) async fn partitions(server: &Server, name: &str) -> usize {
     let (config, name) = (client(server), name.to_owned());

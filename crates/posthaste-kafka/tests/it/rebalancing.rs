@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use posthaste_core::broker::Destination;
 use posthaste_core::{Bus, Layout, Subscription};
 use tokio::time::Instant;
 
@@ -24,12 +25,40 @@ pub(crate) fn add(suite: &mut Suite) {
 
 type Seen = Arc<Mutex<BTreeMap<u32, u32>>>;
 
+/// Publishes so many in each of the rounds, at that pace.
+async fn publish_at(
+    adapter: &Adapter,
+    to: &Destination,
+    pace: Duration,
+    (rounds, each): (u32, u32),
+) {
+    let mut beat = tokio::time::interval(pace);
+    for round in 0..rounds {
+        beat.tick().await;
+        adapter.store_numbers(to, round * each..(round + 1) * each).await;
+    }
+}
+
+/// Passes when as many different messages were seen.
+async fn come_to(seen: &Seen, count: usize) {
+    let until = Instant::now() + Duration::from_secs(90);
+    loop {
+        let have = seen.lock().expect("sound").len();
+        if have >= count {
+            return;
+        }
+        assert!(Instant::now() < until, "{have} of {count}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
 /// Handles what comes until the subscription ends.
 async fn handle(mut inbox: Subscription, seen: Seen) -> usize {
     let mut handled = 0;
     while let Some(delivery) = inbox.next().await {
         let delivery = delivery.expect("no error");
         *seen.lock().expect("sound").entry(number(&delivery)).or_default() += 1;
+        // The work.
         tokio::time::sleep(Duration::from_millis(1)).await;
         delivery.ack().await.expect("booked");
         handled += 1;
@@ -46,30 +75,24 @@ async fn under_load(server: Server) {
     let first = join(&buses[0], &to.topic, 20).await;
     let second = join(&buses[1], &to.topic, 20).await;
     let stops = [first.stopper(), second.stopper()];
-    let publish = async {
-        for round in 0..80 {
-            adapter.store_numbers(&to, round * 50..(round + 1) * 50).await;
-            tokio::time::sleep(Duration::from_millis(150)).await;
-        }
-    };
+    let publish = publish_at(&adapter, &to, Duration::from_millis(150), (80, 50));
     let third = async {
-        tokio::time::sleep(Duration::from_secs(4)).await;
+        come_to(&seen, 1_000).await;
         let third = join(&buses[2], &to.topic, 20).await;
-        let stop = third.stopper();
+        let (stop, own) = (third.stopper(), Seen::default());
         let leave = async {
-            tokio::time::sleep(Duration::from_secs(5)).await;
+            come_to(&own, 100).await;
             stop.stop();
             assert_eq!(stop.stopped().await, 0);
         };
-        tokio::join!(handle(third, Arc::clone(&seen)), leave).0
+        let (handled, ()) = tokio::join!(handle(third, Arc::clone(&own)), leave);
+        for (number, times) in own.lock().expect("sound").iter() {
+            *seen.lock().expect("sound").entry(*number).or_default() += times;
+        }
+        handled
     };
     let end = async {
-        tokio::join!(publish, async {
-            let until = Instant::now() + Duration::from_secs(90);
-            while seen.lock().expect("sound").len() < 4_000 && Instant::now() < until {
-                tokio::time::sleep(Duration::from_millis(50)).await;
-            }
-        });
+        tokio::join!(publish, come_to(&seen, 4_000));
         stops.iter().for_each(posthaste_core::Stopper::stop);
     };
     let (one, two, three, ()) = tokio::join!(
@@ -181,14 +204,8 @@ async fn newer_protocol(server: Server) {
     let second = join(&two, &to.topic, 10).await;
     let stops = [first.stopper(), second.stopper()];
     let publish = async {
-        let until = Instant::now() + Duration::from_secs(60);
-        for round in 0..40 {
-            adapter.store_numbers(&to, round * 10..(round + 1) * 10).await;
-            tokio::time::sleep(Duration::from_millis(200)).await;
-        }
-        while seen.lock().expect("sound").len() < 400 && Instant::now() < until {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
+        publish_at(&adapter, &to, Duration::from_millis(200), (40, 10)).await;
+        come_to(&seen, 400).await;
         stops.iter().for_each(posthaste_core::Stopper::stop);
     };
     let (one_had, two_had, ()) =

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use posthaste_core::broker::Destination;
 use posthaste_core::{
-    Bus, Cause, ErrorKind, Events, Layout, Nack, Order, Start, SubscriptionEvent,
+    Bus, Cause, ErrorKind, Events, Layout, Nack, Order, Start, SubscriptionEvent, Timestamp,
 };
 use posthaste_kafka::KafkaNative;
 use rdkafka::admin::AdminOptions;
@@ -117,12 +117,24 @@ async fn created(server: Server) {
     bus.close(Duration::from_secs(10)).await.unwrap();
 }
 
+/// Waits until the clock by which messages are stored is a step further. It shows the same time to
+/// everybody here.
+fn next_millisecond() -> Timestamp {
+    let millis = |time: Timestamp| time.as_micros() / 1_000;
+    let before = millis(Timestamp::now());
+    loop {
+        let now = Timestamp::now();
+        if millis(now) > before {
+            return now;
+        }
+    }
+}
+
 async fn starts(server: Server) {
     let (to, adapter) = made(&server, "starts", 1).await;
     adapter.store_numbers(&to, 0..10).await;
-    tokio::time::sleep(Duration::from_millis(20)).await;
-    let between = posthaste_core::Timestamp::now();
-    tokio::time::sleep(Duration::from_millis(20)).await;
+    let between = next_millisecond();
+    next_millisecond();
     adapter.store_numbers(&to, 10..20).await;
     let bus = bus(&server).await;
     let at = Start::AtOffset { partition: None, offset: 15 };
@@ -369,8 +381,15 @@ async fn killed(mut private: Private) {
         *seen.entry(number(&delivery)).or_default() += 1;
         delivery.ack().await.unwrap();
     }
-    // As long as commits take at most.
-    tokio::time::sleep(Duration::from_secs(2)).await;
+    // The broker has to know of it before it is killed.
+    let (id, until) = (format!("{}__g", to.topic), Instant::now() + Duration::from_secs(5));
+    loop {
+        let committed = raw::committed(&server, &id, &native(&to), 2).await;
+        if committed.iter().filter_map(|(offset, _)| *offset).sum::<i64>() == 100 {
+            break;
+        }
+        assert!(Instant::now() < until, "{committed:?}");
+    }
     let mut events = inbox.events();
     private.kill().await;
     let told = tokio::time::timeout(Duration::from_secs(15), async {

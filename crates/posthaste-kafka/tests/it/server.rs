@@ -7,6 +7,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use serde::Deserialize;
+use tokio::io::AsyncWriteExt as _;
 use tokio::process::{Child, Command};
 use tokio::time::Instant;
 
@@ -48,20 +49,59 @@ pub(crate) fn find(id: &str) -> Option<Server> {
     match std::env::var(format!("POSTHASTE_{name}_URL")) {
         Ok(url) if !url.is_empty() => {
             let recorded = recorded.filter(|server| server.url == url);
-            Some(recorded.unwrap_or_else(|| Server {
-                url,
-                program: PathBuf::new(),
-                args: Vec::new(),
-                folder: PathBuf::new(),
-                user: None,
-                files: BTreeMap::new(),
-            }))
+            Some(recorded.unwrap_or_else(|| Server { url, ..Server::nowhere() }))
         }
         _ => recorded,
     }
 }
 
+/// How long one of Kafka's own tools may take.
+const TOOL: Duration = Duration::from_secs(60);
+
 impl Server {
+    /// None.
+    pub(crate) fn nowhere() -> Self {
+        Self {
+            url: "kafka://127.0.0.1:1".to_owned(),
+            program: PathBuf::new(),
+            args: Vec::new(),
+            folder: PathBuf::new(),
+            user: None,
+            files: BTreeMap::new(),
+        }
+    }
+
+    /// Whether Kafka's own tools are installed with it.
+    pub(crate) fn has_tools(&self) -> bool {
+        let Ok(jars) = std::fs::read_dir(self.folder.join("libs")) else { return false };
+        let mut names = jars.filter_map(|jar| jar.ok()?.file_name().into_string().ok());
+        self.can_be_started() && names.any(|name| name.starts_with("kafka-tools-"))
+    }
+
+    /// Runs one of Kafka's own tools with that input, and gives what it printed.
+    pub(crate) async fn tool(&self, class: &str, arguments: &[&str], input: &str) -> String {
+        let mut child = Command::new(&self.program)
+            .args(["-Xmx128m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"])
+            .args(["-Dfile.encoding=UTF-8", "-Dstdout.encoding=UTF-8"])
+            .args(["-Dorg.slf4j.simpleLogger.defaultLogLevel=error", "-cp", "libs/*", class])
+            .args(arguments)
+            .current_dir(&self.folder)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .expect("the program can be started");
+        let mut stdin = child.stdin.take().expect("a pipe");
+        stdin.write_all(input.as_bytes()).await.expect("it reads");
+        drop(stdin);
+        let ended = tokio::time::timeout(TOOL, child.wait_with_output()).await;
+        let output = ended.expect("an end in time").expect("an end");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{class}: {}: {said}", output.status);
+        String::from_utf8(output.stdout).expect("a text")
+    }
+
     pub(crate) fn config(&self) -> KafkaConfig {
         KafkaConfig::from_url(&self.url).expect("a recorded URL is sound")
     }
@@ -127,10 +167,7 @@ impl Private {
         Server {
             url: format!("kafka://127.0.0.1:{}", self.port),
             program: self.program.clone(),
-            args: Vec::new(),
-            folder: PathBuf::new(),
-            user: None,
-            files: BTreeMap::new(),
+            ..Server::nowhere()
         }
     }
 

@@ -46,6 +46,24 @@ impl Suite {
         });
     }
 
+    /// On the broker that is tested by default, with Kafka's own tools beside it.
+    pub(crate) fn tools<F, Fut>(&mut self, name: &str, test: F)
+    where
+        F: FnOnce(Server) -> Fut + Send + 'static,
+        Fut: Future<Output = ()> + 'static,
+    {
+        self.run("kafka-tools", name, server::find("kafka").filter(Server::has_tools), test);
+    }
+
+    /// Without a broker: the test brings its own stand-in.
+    pub(crate) fn alone<F, Fut>(&mut self, name: &str, test: F)
+    where
+        F: FnOnce() -> Fut + Send + 'static,
+        Fut: Future<Output = ()> + 'static,
+    {
+        self.run("alone", name, Some(Server::nowhere()), |_| test());
+    }
+
     /// On the broker of that id.
     pub(crate) fn on<F, Fut>(&mut self, id: &'static str, name: &str, test: F)
     where
@@ -55,8 +73,31 @@ impl Suite {
         self.run(id, name, server::find(id), test);
     }
 
+    /// On the broker that is tested by default, with so much time.
+    pub(crate) fn longer<F, Fut>(&mut self, deadline: Duration, name: &str, test: F)
+    where
+        F: FnOnce(Server) -> Fut + Send + 'static,
+        Fut: Future<Output = ()> + 'static,
+    {
+        self.within(deadline.max(DEADLINE), "kafka", name, server::find("kafka"), test);
+    }
+
     fn run<F, Fut>(&mut self, id: &'static str, name: &str, found: Option<Server>, test: F)
     where
+        F: FnOnce(Server) -> Fut + Send + 'static,
+        Fut: Future<Output = ()> + 'static,
+    {
+        self.within(DEADLINE, id, name, found, test);
+    }
+
+    fn within<F, Fut>(
+        &mut self,
+        deadline: Duration,
+        id: &'static str,
+        name: &str,
+        found: Option<Server>,
+        test: F,
+    ) where
         F: FnOnce(Server) -> Fut + Send + 'static,
         Fut: Future<Output = ()> + 'static,
     {
@@ -71,7 +112,7 @@ impl Suite {
                 .enable_all()
                 .build()?;
             runtime.block_on(async {
-                tokio::time::timeout(DEADLINE, test(server))
+                tokio::time::timeout(deadline, test(server))
                     .await
                     .map_err(|_| Failed::from("the deadline passed"))
             })

@@ -39,6 +39,12 @@ async fn partitions(server: Server) {
     let ordered = adapter.ensure(TopicConfig::new(&ordered).ordered(2)).await;
     assert_eq!(raw::partitions(&server, &native(&plain)).await, 5);
     assert_eq!(raw::partitions(&server, &native(&ordered)).await, 2);
+    // The broker of these tests is set to one, which no two members can share.
+    let (plain, queue) = (TopicConfig::new(name("some")), TopicConfig::queue(name("some-q")));
+    for config in [plain, queue] {
+        let to = connect(&server).await.ensure(config).await;
+        assert_eq!(raw::partitions(&server, &native(&to)).await, 6);
+    }
 }
 
 async fn compared(server: Server) {
@@ -161,7 +167,7 @@ async fn bytes(server: Server) {
         let to = adapter.ensure(limited()).await;
         adapter.ensure(limited()).await;
         let more = config.clone().max_bytes(80_000_000);
-        let each = 8_000_000 / u32::from(to.layout.partitions().unwrap_or(1));
+        let each = 8_000_000_u32.div_ceil(to.layout.partitions().unwrap_or(6).into());
         let says = format!("found {each}");
         failed(adapter.try_ensure(more).await, ErrorKind::Conflict, &["retention.bytes", &says]);
     }
