@@ -244,7 +244,7 @@ impl Member {
     pub(crate) fn extend(
         &self,
         received: &[&Received],
-    ) -> impl Future<Output = Result<Extended>> + Send {
+    ) -> impl Future<Output = Result<Extended>> + Send + use<> {
         let tokens: Vec<_> = received.iter().map(|received| received.token.clone()).collect();
         let settler = Arc::clone(&self.settler);
         async move { settler.extend(&tokens).await }

@@ -58,6 +58,8 @@ async fn what_a_dead_member_held_comes_again_flagged(scene: &Scene) -> Outcome {
         dying.ack(received).await?;
     }
     let settled: BTreeSet<&str> = held.iter().take(5).map(|it| it.envelope.id()).collect();
+    // Not all twenty where leases ended before it had them: then the first ones came twice.
+    let seen: BTreeSet<&str> = held.iter().map(|it| it.envelope.id()).collect();
     drop(dying);
 
     let other = scene.broker().await?;
@@ -66,7 +68,8 @@ async fn what_a_dead_member_held_comes_again_flagged(scene: &Scene) -> Outcome {
     for received in &inherited {
         let id = received.envelope.id();
         ensure!(!settled.contains(id), "{id} was settled and came again");
-        ensure!(received.attempt.count >= 2, "{id} is not flagged: {:?}", received.attempt);
+        let flagged = received.attempt.count >= 2 || !seen.contains(id);
+        ensure!(flagged, "{id} is not flagged: {:?}", received.attempt);
     }
     let ids: BTreeSet<&str> = inherited.iter().map(|it| it.envelope.id()).collect();
     ensure_eq!(ids.len(), 15, "different messages");
