@@ -182,14 +182,19 @@ pub(crate) fn stored_at(time: rdkafka::Timestamp) -> Option<Timestamp> {
     Some(Timestamp::from_micros(millis.saturating_mul(1_000)))
 }
 
-type Pairs<'a> = SmallVec<[(Cow<'a, str>, &'a [u8]); 16]>;
+type Pairs<'a> = SmallVec<[(Cow<'a, str>, &'a [u8]); 8]>;
 
 /// The headers as `wire` reads them. What is no text in a name is replaced, because an envelope
 /// has no other names.
 fn pairs(headers: Option<&BorrowedHeaders>) -> Pairs<'_> {
-    let Some(headers) = headers else { return Pairs::new() };
-    let found = (0..headers.count()).filter_map(|at| raw(headers, at));
-    found.map(|(name, value)| (String::from_utf8_lossy(name), value)).collect()
+    let mut pairs = Pairs::new();
+    let Some(headers) = headers else { return pairs };
+    for (name, value) in (0..headers.count()).filter_map(|at| raw(headers, at)) {
+        // Nearly all names are text, and to be lossy is slow also where nothing is lost.
+        let text = str::from_utf8(name);
+        pairs.push((text.map_or_else(|_| String::from_utf8_lossy(name), Cow::Borrowed), value));
+    }
+    pairs
 }
 
 fn borrowed<'a>(pairs: &'a Pairs<'_>) -> impl Iterator<Item = (&'a str, &'a [u8])> {

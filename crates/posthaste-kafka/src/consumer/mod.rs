@@ -41,7 +41,7 @@ use crate::context::Signs;
 use crate::tracker::{Cap, Tracker};
 use crate::{error, worker};
 
-use arrived::Arrived;
+use arrived::{Arrived, Payloads};
 pub(crate) use assignment::{Hop, Keeping, MOST_TOPICS, UNSETTLED_BYTES};
 use context::{ReadContext, Reader};
 use idle::Idle;
@@ -130,6 +130,7 @@ struct Consumer {
     idle: Idle,
     /// How many partitions are at their cap, which is told.
     full: (usize, Option<Concern>),
+    payloads: Payloads,
     /// Messages that came while nothing may be read.
     parked: Vec<Arrived>,
     blocked_since: Option<Instant>,
@@ -182,6 +183,7 @@ impl Consumer {
             concerns: job.concerns,
             idle: Idle::default(),
             full: (0, None),
+            payloads: Payloads::default(),
             parked: Vec::new(),
             blocked_since: None,
             is_paused: false,
@@ -389,10 +391,10 @@ impl Consumer {
         }
     }
 
-    fn poll(&self) -> Option<Result<Arrived, KafkaError>> {
+    fn poll(&mut self) -> Option<Result<Arrived, KafkaError>> {
         let polled = self.client.poll(Duration::ZERO)?;
         let topics = &self.client.context().topics;
-        Some(polled.map(|message| Arrived::take(&message, topics)))
+        Some(polled.map(|message| Arrived::take(&message, topics, &mut self.payloads)))
     }
 
     /// Waits until core has nothing any more, and leaves.
