@@ -275,10 +275,10 @@ pub(crate) fn check(config: &KafkaConfig) -> Result<()> {
 /// Logins by tokens come from a callback, and not from properties: nobody would ask for the tokens.
 fn by_token(name: &str, value: &str) -> Result<()> {
     let mechanism = matches!(name, "sasl.mechanism" | "sasl.mechanisms");
-    if !name.starts_with("sasl.oauthbearer.")
-        && !(mechanism && value.trim().eq_ignore_ascii_case("OAUTHBEARER"))
-        && name != "enable.sasl.oauthbearer.unsecure.jwt"
-    {
+    let is_asked = name.starts_with("sasl.oauthbearer.")
+        || name == "enable.sasl.oauthbearer.unsecure.jwt"
+        || (mechanism && value.trim().eq_ignore_ascii_case("OAUTHBEARER"));
+    if !is_asked {
         return Ok(());
     }
     let why = "tokens are given by KafkaConfig::oauth_bearer; the client's own way to an issuer \

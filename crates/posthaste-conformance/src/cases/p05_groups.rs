@@ -83,12 +83,17 @@ async fn members_of_a_group_share_without_overlap(scene: &Scene) -> Outcome {
 async fn has_lanes(member: &mut Subscription, patience: Duration) -> Outcome {
     let mut events = member.events();
     let assigned = async {
-        while let Some(event) = events.next().await {
-            if matches!(event, SubscriptionEvent::LaneAssigned { partition: Some(_), .. }) {
-                return true;
+        loop {
+            tokio::select! {
+                // Nothing is published yet, but the subscription does its work while it is polled.
+                Some(_) = member.next() => return false,
+                event = events.next() => match event {
+                    Some(SubscriptionEvent::LaneAssigned { partition: Some(_), .. }) => return true,
+                    Some(_) => {}
+                    None => return false,
+                },
             }
         }
-        false
     };
     let assigned = timeout(patience, assigned).await;
     ensure_eq!(assigned.ok(), Some(true), "whether the second member got a lane");
