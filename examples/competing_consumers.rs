@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use posthaste::prelude::*;
-use posthaste::{Error, Result};
+use posthaste::{Error, Result, Sharing, SubscriptionEvent};
 
 #[derive(Debug, Serialize, Deserialize, Event)]
 #[event(type = "picture.uploaded", key = number)]
@@ -37,6 +37,10 @@ async fn app(bus: &Bus) -> Result<()> {
     let member = || bus.subscribe(&topic).group("resize").prefetch(2).start();
     let (mut first, mut second) = (member().await?, member().await?);
     println!("group      resize, with two members");
+    if bus.capabilities(Some(&topic))?.sharing == Sharing::Lanes {
+        // Where members share lanes, as on Kafka, the second one gets its share a moment later.
+        until_it_has_lanes(&mut second).await?;
+    }
 
     let pictures: Vec<_> = (1..=PICTURES).map(|number| PictureUploaded { number }).collect();
     bus.publisher(&topic)?.publish_all(&pictures).await?.into_result()?;
@@ -70,6 +74,20 @@ async fn app(bus: &Bus) -> Result<()> {
 
     second.stop(SOON).await?;
     bus.admin().delete_topic(&topic).await
+}
+
+/// Nothing is published yet: whatever comes before a lane is an error.
+async fn until_it_has_lanes(inbox: &mut Subscription) -> Result<()> {
+    let mut events = inbox.events();
+    loop {
+        tokio::select! {
+            Some(event) = events.next() => match event {
+                SubscriptionEvent::LaneAssigned { partition: Some(_), .. } => return Ok(()),
+                _ => {}
+            },
+            early = next(inbox) => return early.and_then(|_| Err(Error::closed("it came early"))),
+        }
+    }
 }
 
 async fn next(inbox: &mut Subscription) -> Result<Delivery> {

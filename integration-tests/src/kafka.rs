@@ -12,7 +12,7 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use crate::brokers::{url_variable, variable};
-use crate::kafka_node::Node;
+use crate::kafka_cluster::Cluster;
 use crate::record::Record;
 use crate::{kafka_foreign, kafka_mistakes, record};
 
@@ -125,8 +125,8 @@ impl Harness for Kafka {
         };
         let permit = Arc::clone(&self.permits).acquire_owned().await;
         let permit = permit.map_err(|_| Error::closed("nobody closes the permits"))?;
-        let node = Node::start(record, permit).await?;
-        Ok(Arc::new(Remote { address: node.address(), login: None, private: Some(node) }))
+        let own = Cluster::start(record, permit).await?;
+        Ok(Arc::new(Remote { address: own.address(), login: None, private: Some(own) }))
     }
 }
 
@@ -137,7 +137,7 @@ struct Remote {
     address: String,
     /// Connections use it where there is one, so that there is something to keep secret.
     login: Option<Login>,
-    private: Option<Node>,
+    private: Option<Cluster>,
 }
 
 impl Remote {
@@ -150,7 +150,7 @@ impl Remote {
         }
     }
 
-    fn ours(&self) -> Result<&Node> {
+    fn ours(&self) -> Result<&Cluster> {
         self.private.as_ref().ok_or_else(|| Error::unsupported("this broker is not ours to break"))
     }
 }
@@ -163,7 +163,7 @@ impl Instance for Remote {
 
     async fn connect_through(&self) -> Result<(Arc<dyn Broker>, Arc<dyn Link>)> {
         let way = self.ours()?.way();
-        let broker = connect(&format!("kafka://{}", way.addr())).await?;
+        let broker = connect(&format!("kafka://{}", way.address())).await?;
         Ok((broker, Arc::new(way)))
     }
 
@@ -192,6 +192,10 @@ impl Instance for Remote {
 
     async fn resume(&self) -> Result<()> {
         self.ours()?.resume().await
+    }
+
+    fn hit(&self) -> String {
+        self.private.as_ref().map_or_else(|| "the server".to_owned(), Cluster::hit)
     }
 
     fn child_env(&self) -> Vec<(&'static str, String)> {

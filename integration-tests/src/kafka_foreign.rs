@@ -76,6 +76,20 @@ pub(crate) async fn create(address: &str, topic: &str) -> Result<()> {
     .await
 }
 
+/// The address of the node that leads the first partition of a topic.
+pub(crate) async fn leader(address: &str, topic: &str) -> Result<String> {
+    let (config, topic) = (client(address), topic.to_owned());
+    let found = blocking(move || {
+        let client: BaseConsumer = config.create()?;
+        let metadata = client.fetch_metadata(Some(&topic), ANSWER)?;
+        let mut partitions = metadata.topics().iter().flat_map(|topic| topic.partitions());
+        let leader = partitions.next().map(|partition| partition.leader());
+        let node = metadata.brokers().iter().find(|node| Some(node.id()) == leader);
+        Ok(node.map(|node| format!("{}:{}", node.host(), node.port())))
+    });
+    found.await?.ok_or_else(|| Error::new(ErrorKind::NotFound, "nobody leads it"))
+}
+
 /// Whether a broker can be used: it knows where it is itself.
 pub(crate) async fn answers(address: &str) -> Result<()> {
     let config = client(address);

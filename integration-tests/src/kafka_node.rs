@@ -1,4 +1,4 @@
-//! A private broker: one node of the recorded version and configuration, with ways to it that can
+//! A node of a private broker: of the recorded version and configuration, with ways to it that can
 //! be broken.
 //!
 //! A client of Kafka connects to the address that the broker itself gives, not to the one that it
@@ -9,25 +9,23 @@ use std::fmt::Write as _;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use async_trait::async_trait;
-use posthaste_conformance::fault::{Direction, Proxy, Ready, Server, ServerSpec, free_port};
-use posthaste_conformance::{Link, proxy_to};
+use posthaste_conformance::fault::{Proxy, Ready, Server, ServerSpec, free_port};
+use posthaste_conformance::proxy_to;
 use posthaste_core::{Error, ErrorKind, Result};
 use tokio::net::TcpStream;
-use tokio::sync::{Mutex, OwnedSemaphorePermit};
+use tokio::sync::Mutex;
 
 use crate::folder::Folder;
 use crate::kafka_foreign;
-use crate::record::Record;
+use crate::record::Process;
 
 /// The class that is a broker, last but one of the recorded arguments; the last is its
 /// configuration.
 const MAIN: &str = "kafka.Kafka";
-/// How many ways there are. More connections than these share them.
-const WAYS: usize = 4;
+/// How many ways there are to each node. More connections than these share them.
+pub(crate) const WAYS: usize = 4;
 /// A private broker holds little.
 const HEAP: &str = "-Xmx256m";
 /// How long an orderly stop may take.
@@ -40,41 +38,63 @@ const WATCHFUL: &str = "broker.session.timeout.ms=3000\nbroker.heartbeat.interva
 /// What makes a data folder one of this version; everything else comes at the first start.
 const FORMATTED: [&str; 2] = ["meta.properties", "bootstrap.checkpoint"];
 
-/// The broker goes before its folder does, and the next one may start when both are gone.
+/// The ports of a node: for clients, for its controller, and one behind each way.
+#[derive(Debug, Clone)]
+pub(crate) struct Ports(Vec<u16>);
+
+/// The broker goes before its folder does.
 #[derive(Debug)]
 pub(crate) struct Node {
     server: Mutex<Server>,
     addr: SocketAddr,
     ways: Vec<Arc<Proxy>>,
-    /// How many connections there were by any way.
-    used: AtomicUsize,
     _folder: Folder,
-    _permit: OwnedSemaphorePermit,
+}
+
+impl Ports {
+    /// Ports that nobody has, and that differ from each other, for so many nodes.
+    pub(crate) fn free(nodes: usize) -> Result<Vec<Self>> {
+        let ports = free_ports(nodes * (2 + WAYS))?;
+        Ok(ports.chunks(2 + WAYS).map(|ports| Self(ports.to_vec())).collect())
+    }
+
+    fn all(&self) -> Result<(u16, u16, &[u16])> {
+        match self.0.as_slice() {
+            [client, controller, behind @ ..] => Ok((*client, *controller, behind)),
+            _ => Err(Error::new(ErrorKind::Invalid, "a node takes two ports")),
+        }
+    }
+}
+
+/// The controllers of all nodes, as each node has to know them.
+pub(crate) fn voters(all: &[Ports]) -> Result<String> {
+    let voter =
+        |(number, ports): (usize, &Ports)| Ok(format!("{number}@127.0.0.1:{}", ports.all()?.1));
+    let voters: Result<Vec<String>> = (1..).zip(all).map(voter).collect();
+    Ok(voters?.join(","))
 }
 
 impl Node {
     /// Starts one like the recorded one, and waits until it answers.
-    pub(crate) async fn start(like: &Record, permit: OwnedSemaphorePermit) -> Result<Self> {
+    pub(crate) async fn start(like: &Process, ports: &Ports, voters: &str) -> Result<Self> {
         let [java @ .., main, config] = &*like.args else {
             return Err(Error::invalid("the record does not say how Kafka is started"));
         };
         if main != MAIN {
             return Err(Error::invalid("the record is of another program").with_context("it", main));
         }
-        let ports = free_ports(2 + WAYS)?;
-        let [port, controller, behind @ ..] = &*ports else {
-            return Err(Error::invalid("a broker takes two ports"));
-        };
+        let (port, controller, behind) = ports.all()?;
         let ways: Result<Vec<_>> = behind.iter().map(|port| proxy_to(local(*port))).collect();
         let ways = ways?;
-        let folder = Folder::of("kafka", *port);
+        let folder = Folder::of("kafka", port);
         let (data, own) = (folder.path().join("data"), folder.path().join("node.properties"));
         let config = Path::new(config);
         let text = std::fs::read_to_string(config).map_err(|error| unusable(config, &error))?;
         format_like(&text, &data)?;
-        let text = configured(&text, *port, *controller, behind, &ways, &data);
+        let own_ports = (port, controller, behind);
+        let text = configured(&text, own_ports, voters, &ways, &data);
         std::fs::write(&own, text).map_err(|error| unusable(&own, &error))?;
-        let addr = local(*port);
+        let addr = local(port);
         let spec = ServerSpec::new("/bin/sh", data, Ready::check(move || ready(addr)))
             .args(["-c", IN_FOLDER])
             .arg(&like.folder)
@@ -83,8 +103,7 @@ impl Node {
             .args([HEAP, main])
             .arg(&own);
         let server = Mutex::new(Server::start(spec).await?);
-        let used = AtomicUsize::new(0);
-        Ok(Self { server, addr, ways, used, _folder: folder, _permit: permit })
+        Ok(Self { server, addr, ways, _folder: folder })
     }
 
     /// Where clients connect that nothing happens to.
@@ -92,10 +111,9 @@ impl Node {
         self.addr.to_string()
     }
 
-    /// The next way, by turns.
-    pub(crate) fn way(&self) -> Way {
-        let turn = self.used.fetch_add(1, Ordering::Relaxed);
-        Way(Arc::clone(&self.ways[turn % self.ways.len()]))
+    /// The proxy of that way.
+    pub(crate) fn way(&self, number: usize) -> Arc<Proxy> {
+        Arc::clone(&self.ways[number % self.ways.len()])
     }
 
     pub(crate) async fn stop(&self) -> Result<()> {
@@ -116,40 +134,6 @@ impl Node {
 
     pub(crate) async fn resume(&self) -> Result<()> {
         self.server.lock().await.resume()
-    }
-}
-
-/// A way to a broker, for one connection. The proxy itself stays for those that come later.
-#[derive(Debug)]
-pub(crate) struct Way(Arc<Proxy>);
-
-impl Way {
-    /// Where clients connect that take this way.
-    pub(crate) fn addr(&self) -> SocketAddr {
-        self.0.addr()
-    }
-}
-
-#[async_trait]
-impl Link for Way {
-    async fn cut(&self) {
-        Link::cut(&*self.0).await;
-    }
-
-    async fn refuse(&self) {
-        Link::refuse(&*self.0).await;
-    }
-
-    async fn black_hole(&self) {
-        Link::black_hole(&*self.0).await;
-    }
-
-    async fn half_open(&self, lost: Direction) {
-        Link::half_open(&*self.0, lost).await;
-    }
-
-    async fn heal(&self) -> Result<()> {
-        Link::heal(&*self.0).await
     }
 }
 
@@ -192,9 +176,8 @@ fn format_like(config: &str, data: &Path) -> Result<()> {
 /// The configuration of the recorded broker with addresses and data of its own.
 fn configured(
     like: &str,
-    port: u16,
-    controller: u16,
-    behind: &[u16],
+    (port, controller, behind): (u16, u16, &[u16]),
+    voters: &str,
     ways: &[Arc<Proxy>],
     data: &Path,
 ) -> String {
@@ -210,7 +193,7 @@ fn configured(
         let _written = writeln!(threads, "listener.name.way{number}.num.network.threads=1");
     }
     let own = [
-        ("controller.quorum.voters=", format!("1@127.0.0.1:{controller}")),
+        ("controller.quorum.voters=", voters.to_owned()),
         ("listeners=", format!("{listeners},CONTROLLER://127.0.0.1:{controller}")),
         ("advertised.listeners=", advertised),
         ("listener.security.protocol.map=", protocols),

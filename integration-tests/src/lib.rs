@@ -6,6 +6,7 @@
 pub mod brokers;
 mod folder;
 mod kafka;
+mod kafka_cluster;
 mod kafka_foreign;
 mod kafka_mistakes;
 mod kafka_node;

@@ -11,11 +11,12 @@ use serde::Deserialize;
 pub(crate) struct Record {
     pub(crate) version: String,
     pub(crate) url: String,
-    /// The server's executable, for private instances.
-    pub(crate) program: PathBuf,
-    /// How it was called, and where.
-    pub(crate) args: Vec<String>,
-    pub(crate) folder: PathBuf,
+    /// The server, or the first of several.
+    #[serde(flatten)]
+    pub(crate) server: Process,
+    /// Further servers, and helpers.
+    #[serde(default)]
+    pub(crate) others: Vec<Process>,
     pub(crate) ports: Vec<u16>,
     /// The user of a login by password.
     #[serde(default)]
@@ -23,6 +24,16 @@ pub(crate) struct Record {
     /// Files that clients need, by purpose.
     #[serde(default)]
     pub(crate) files: BTreeMap<String, PathBuf>,
+}
+
+/// A process that was started, for private instances.
+#[derive(Debug, Clone, Deserialize)]
+pub(crate) struct Process {
+    /// The executable.
+    pub(crate) program: PathBuf,
+    /// How it was called, and where.
+    pub(crate) args: Vec<String>,
+    pub(crate) folder: PathBuf,
 }
 
 /// `target/brokers` of this workspace.

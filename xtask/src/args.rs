@@ -17,7 +17,7 @@ usage: cargo xtask <command>
       no option: unit, doc and public API tests of every crate, then the integration suite
       --only, --filter, --repeat, --list: the integration suite alone; ARGS go to its binary
   faults BROKER[@VERSION] [--minutes M] [--kills K] [--messages N] [--rate R] [--only a,b]
-         [--seed S] [--json] [--install]
+         [--longest S] [--gap A,B] [--partitions N] [--seed S] [--json] [--install]
       break a broker at random for minutes, under load, and account for every message;
       a,b are of kill, restart, pause, cut, black-hole, half-open
   examples [NAME...] [--url URL] [--install]   run the examples and compare what they print

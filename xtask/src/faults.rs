@@ -19,7 +19,7 @@ const PROGRAM: &str = "faults";
 
 /// Does `faults …`. Its exit code is that of the program.
 pub(crate) fn run(options: &FaultsOptions) -> Result<ExitCode> {
-    let entry = brokers::testable(&options.broker)?;
+    let entry = brokers::breakable(&options.broker)?;
     let interrupt = Interrupt::install()?;
     let program = build(&interrupt)?;
     let may_install = options.install || workspace::is_ci();

@@ -145,6 +145,11 @@ pub trait Instance: fmt::Debug + Send + Sync + 'static {
         Err(missing("a pause"))
     }
 
+    /// What the last stop, kill or pause hit, for reports: of a cluster, which of its servers.
+    fn hit(&self) -> String {
+        "the server".to_owned()
+    }
+
     /// What a child process needs in its environment to reach this instance.
     fn child_env(&self) -> Vec<(&'static str, String)> {
         Vec::new()

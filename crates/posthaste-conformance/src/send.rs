@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use posthaste_core::broker::{Destination, SendOptions};
-use posthaste_core::{Broker, Bus, Confirmed, Envelope, Publisher, Result, TopicConfig};
+use posthaste_core::{Broker, Bus, Confirmed, Envelope, Publisher, Result, Start, TopicConfig};
 use tokio::time::timeout;
 
 use crate::failure::{Failed, Outcome, ensure_eq};
@@ -52,6 +52,22 @@ pub(crate) async fn publish(
     numbers: impl IntoIterator<Item = usize>,
 ) -> Outcome<Vec<Confirmed>> {
     publish_each(publisher, numbers.into_iter().map(numbered).collect()).await
+}
+
+/// The start at the offset of that one of the messages from 0 on, and which of them lie from there
+/// on. An offset is one of a partition, where there are several.
+pub(crate) fn from_offset(confirmed: &[Confirmed], at: usize) -> Outcome<(Start, BTreeSet<usize>)> {
+    let first = confirmed.get(at);
+    let Some(offset) = first.and_then(Confirmed::offset) else {
+        return Err(Failed::new("a broker with offsets confirms without one"));
+    };
+    let own = first.and_then(Confirmed::partition);
+    let partition = own.filter(|_| confirmed.iter().any(|other| other.partition() != own));
+    let follows = |other: &Confirmed| {
+        (partition.is_none() || other.partition() == own) && other.offset() >= Some(offset)
+    };
+    let all = (0..).zip(confirmed).filter(|(_, other)| follows(other)).map(|(n, _)| n);
+    Ok((Start::AtOffset { partition, offset }, all.collect()))
 }
 
 /// Publishes the messages, and waits until all are confirmed.

@@ -9,6 +9,7 @@ use posthaste_core::{Error, Layout, Result};
 
 use crate::binding::{Binding, Bindings};
 use crate::error::BROKER;
+use crate::oauth::{OauthToken, Source};
 use crate::{address, properties};
 
 /// What a connection to Kafka shall be. Names and numbers are checked when it is connected.
@@ -29,6 +30,7 @@ pub struct KafkaConfig {
     pub(crate) servers: Vec<String>,
     pub(crate) login: Option<Login>,
     pub(crate) sasl: Option<Sasl>,
+    pub(crate) oauth: Option<Source>,
     pub(crate) tls: Tls,
     pub(crate) client_id: String,
     pub(crate) connect_timeout: Duration,
@@ -109,6 +111,7 @@ impl KafkaConfig {
             servers: servers.as_ref().split(',').map(str::to_owned).collect(),
             login: None,
             sasl: None,
+            oauth: None,
             tls: Tls::default(),
             client_id: "posthaste".to_owned(),
             connect_timeout: Duration::from_secs(5),
@@ -149,6 +152,31 @@ impl KafkaConfig {
     /// How the login is shown to the broker. Default: [`Sasl::Plain`].
     pub fn sasl(mut self, mechanism: Sasl) -> Self {
         self.sasl = Some(mechanism);
+        self
+    }
+
+    /// Login by a token (OAUTHBEARER) that this callback gives, instead of user and password. It is
+    /// called on threads of the clients, for each of them when it is made, and again before its
+    /// token expires; while it waits for the issuer, that client does nothing else. What it fails
+    /// with is shown, so that must hold no secret. Needs the feature `ssl`.
+    ///
+    /// ```
+    /// use posthaste_core::Timestamp;
+    /// use posthaste_kafka::{KafkaConfig, OauthToken};
+    /// # fn ask_the_issuer() -> Result<(String, Timestamp), std::io::Error> { unimplemented!() }
+    /// let config = KafkaConfig::new("kafka.example:9093").tls(true).oauth_bearer(|| {
+    ///     let (token, expires_at) = ask_the_issuer()?;
+    ///     Ok::<_, std::io::Error>(OauthToken::new(token, "orders-service", expires_at))
+    /// });
+    /// ```
+    pub fn oauth_bearer<E>(
+        mut self,
+        source: impl Fn() -> Result<OauthToken, E> + Send + Sync + 'static,
+    ) -> Self
+    where
+        E: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        self.oauth = Some(Source::new(source));
         self
     }
 
@@ -325,6 +353,9 @@ impl KafkaConfig {
         if self.sasl.is_some() && self.login.is_none() {
             return wrong("sasl", "the option needs a login by user and password");
         }
+        if self.oauth.is_some() && self.login.is_some() {
+            return wrong("oauth_bearer", "there is a login by user and password already");
+        }
         if self.tls.certificate.is_some() != self.tls.key.is_some() {
             return Err(Error::invalid("a client certificate needs its key, and the reverse"));
         }
@@ -339,7 +370,7 @@ impl KafkaConfig {
         let scram = matches!(self.sasl, Some(Sasl::ScramSha256 | Sasl::ScramSha512));
         let missing = if cfg!(not(feature = "ssl")) && self.tls.required {
             ("TLS", "ssl")
-        } else if cfg!(not(feature = "ssl")) && scram {
+        } else if cfg!(not(feature = "ssl")) && (scram || self.oauth.is_some()) {
             ("this login", "ssl")
         } else if cfg!(not(feature = "zstd")) && self.compression == Compression::Zstd {
             ("this compression", "zstd")
@@ -360,6 +391,7 @@ impl fmt::Debug for KafkaConfig {
             .field("servers", &self.servers)
             .field("login", &self.login)
             .field("sasl", &self.sasl)
+            .field("oauth", &self.oauth)
             .field("tls", &self.tls)
             .field("client_id", &self.client_id)
             .field("connect_timeout", &self.connect_timeout)
@@ -392,7 +424,9 @@ mod tests {
     #[test]
     fn what_this_build_cannot_do_names_the_feature() {
         let config = || KafkaConfig::new("h").login("u", "SECRET");
+        let token = || Err::<OauthToken, _>("not asked for");
         let cases = [
+            (KafkaConfig::new("h").oauth_bearer(token), "ssl", cfg!(feature = "ssl")),
             (config().tls(true), "ssl", cfg!(feature = "ssl")),
             (config().sasl(Sasl::ScramSha256), "ssl", cfg!(feature = "ssl")),
             (config().sasl(Sasl::ScramSha512), "ssl", cfg!(feature = "ssl")),
@@ -413,6 +447,7 @@ mod tests {
     #[test]
     fn refuses_what_does_not_go_together() {
         let new = || KafkaConfig::new("h");
+        let token = || Err::<OauthToken, _>("not asked for");
         let mut no_server = new();
         no_server.servers.clear();
         for (config, names) in [
@@ -420,6 +455,7 @@ mod tests {
             (new().server("a b"), "a b"),
             (KafkaConfig::new("h1, h2"), "host"),
             (new().sasl(Sasl::Plain), "sasl"),
+            (new().login("u", "p").oauth_bearer(token), "oauth_bearer"),
             (new().login("", "p"), "user"),
             (new().login("u", ""), "password"),
             (new().client_id(""), "client_id"),

@@ -110,8 +110,12 @@ fn make(
     // Nobody takes from this client's log; and whatever is wrong, the producer says it too.
     admin.set_log_level(RDKafkaLogLevel::Emerg);
     let admin = Administrator::from_config(&admin).map_err(|native| error::of(&native))?;
+    let admin = Arc::new(Owned::new(admin)?);
+    if let Some(tokens) = &signs.tokens {
+        tokens.look_after(&admin)?;
+    }
     let worker = Worker::start(&client)?;
-    Ok(Clients { producer, admin: Arc::new(Owned::new(admin)?), worker })
+    Ok(Clients { producer, admin, worker })
 }
 
 #[cold]

@@ -4,10 +4,12 @@
 //! call. So the last trouble is kept, for who has to explain a failure. Everything goes to
 //! `tracing`, but seldom: a client whose brokers are away says so twenty times a second.
 
+use std::error::Error as StdError;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use rdkafka::client::ClientContext;
+use posthaste_core::Result;
+use rdkafka::client::{Client, ClientContext, OAuthToken};
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{DeliveryResult, Message as _};
@@ -15,6 +17,7 @@ use rdkafka::producer::ProducerContext;
 use tokio::time::Instant;
 
 use crate::completion::{Fate, Ticket};
+use crate::oauth::Tokens;
 use crate::producer::Room;
 
 /// What is written of one kind of message within [`PERIOD`]; the others are counted.
@@ -30,6 +33,8 @@ const TROUBLE_LASTS: Duration = Duration::from_secs(60);
 pub(crate) struct Signs {
     trouble: Mutex<Option<Trouble>>,
     said: Mutex<Vec<Said>>,
+    /// What the clients ask for, if they log in by tokens.
+    pub(crate) tokens: Option<Tokens>,
 }
 
 /// Why there is no connection, as the client says it.
@@ -50,6 +55,11 @@ struct Said {
 }
 
 impl Signs {
+    /// Of clients that log in by these tokens, if by any.
+    pub(crate) fn new(tokens: Option<Tokens>) -> Self {
+        Self { tokens, ..Self::default() }
+    }
+
     /// Takes a line of a client's log.
     pub(crate) fn log(&self, level: RDKafkaLogLevel, facility: &str, text: &str) {
         use RDKafkaLogLevel as L;
@@ -97,6 +107,20 @@ impl Signs {
             }
         };
         self.log(level, "EVENT", reason);
+    }
+
+    /// A token for a client that asks for one.
+    pub(crate) fn token(&self) -> Result<OAuthToken, Box<dyn StdError>> {
+        let tokens = self.tokens.as_ref().ok_or("nobody said where tokens come from")?;
+        tokens.next().map_err(|failure| -> Box<dyn StdError> { failure })
+    }
+
+    /// Lets a client log in that has questions before its events are served.
+    ///
+    /// # Errors
+    /// `Auth`.
+    pub(crate) fn let_in<C: ClientContext>(&self, client: &Client<C>) -> Result<()> {
+        self.tokens.as_ref().map_or(Ok(()), |tokens| tokens.let_in(client))
     }
 
     /// The last trouble, unless it is over or long ago.
@@ -174,6 +198,12 @@ pub(crate) struct PublishContext {
 }
 
 impl ClientContext for PublishContext {
+    const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
+
+    fn generate_oauth_token(&self, _: Option<&str>) -> Result<OAuthToken, Box<dyn StdError>> {
+        self.signs.token()
+    }
+
     fn log(&self, level: RDKafkaLogLevel, facility: &str, text: &str) {
         self.signs.log(level, facility, text);
     }

@@ -20,6 +20,7 @@ use crate::config::KafkaConfig;
 use crate::connect::{self, Administrator, Clients, Owned};
 use crate::context::Signs;
 use crate::error::{self, BROKER};
+use crate::oauth::Tokens;
 use crate::producer::Producer;
 use crate::properties::Role;
 use crate::worker::{self, Asked, Worker};
@@ -86,7 +87,8 @@ impl Hub {
     pub(crate) async fn connect(config: KafkaConfig) -> Result<Self> {
         config.check()?;
         let bindings = Arc::new(config.bindings()?);
-        let signs = Arc::new(Signs::default());
+        let tokens = config.oauth.clone().map(Tokens::new);
+        let signs = Arc::new(Signs::new(tokens));
         let Clients { producer, admin, worker } = connect::connect(&config, &signs).await?;
         let usual_batch = config.client(Role::Producer);
         let usual_batch = usual_batch.get("batch.size").and_then(|size| size.parse().ok());

@@ -1,6 +1,7 @@
 //! Places in the partitions of a topic: where they start and end, what is where at a time, and what
 //! a group has committed.
 
+use std::error::Error as StdError;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::thread;
@@ -8,7 +9,7 @@ use std::time::Duration;
 
 use posthaste_core::broker::Start;
 use posthaste_core::{Error, ErrorKind, Result, Retry, Timestamp};
-use rdkafka::ClientContext;
+use rdkafka::client::{ClientContext, OAuthToken};
 use rdkafka::config::{FromClientConfigAndContext as _, RDKafkaLogLevel};
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _, ConsumerContext};
 use rdkafka::error::KafkaError;
@@ -51,6 +52,7 @@ pub(crate) async fn ask<T: Send + 'static>(
     let asked = hub.worker.run(until, move |_, _| {
         let consumer = BaseConsumer::from_config_and_context(&client, context);
         let consumer = Owned::new(consumer.map_err(|native| error::of(&native))?)?;
+        consumer.context().signs.let_in(consumer.client())?;
         call(&Offsets { consumer: Rc::new(consumer), topic, partitions, until })
     });
     asked.await.map_err(|error| hub.explain(error))
@@ -82,6 +84,12 @@ pub(crate) struct ReadContext {
 }
 
 impl ClientContext for ReadContext {
+    const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
+
+    fn generate_oauth_token(&self, _: Option<&str>) -> Result<OAuthToken, Box<dyn StdError>> {
+        self.signs.token()
+    }
+
     fn log(&self, level: RDKafkaLogLevel, facility: &str, text: &str) {
         self.signs.log(level, facility, text);
     }

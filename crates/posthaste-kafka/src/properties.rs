@@ -166,7 +166,8 @@ impl KafkaConfig {
         // Logins that have no option here, as Kerberos, are set by properties.
         let other =
             |(name, _): &(String, String)| name == "sasl.mechanism" || name == "sasl.mechanisms";
-        let login = self.login.is_some() || self.properties.iter().any(other);
+        let login =
+            self.login.is_some() || self.oauth.is_some() || self.properties.iter().any(other);
         let protocol = match (self.tls.required, login) {
             (false, false) => "plaintext",
             (true, false) => "ssl",
@@ -183,6 +184,9 @@ impl KafkaConfig {
             client.set("sasl.mechanisms", mechanism);
             client.set("sasl.username", &login.user);
             client.set("sasl.password", &login.password);
+        }
+        if self.oauth.is_some() {
+            client.set("sasl.mechanisms", "OAUTHBEARER");
         }
         let files = [
             ("ssl.ca.location", &self.tls.ca),
@@ -257,14 +261,32 @@ impl KafkaConfig {
 
 /// Checks properties that the application sets, and whether the client takes all there is.
 pub(crate) fn check(config: &KafkaConfig) -> Result<()> {
-    for (name, _) in &config.properties {
+    for (name, value) in &config.properties {
         refuse(name, why_not(config, name))?;
+        by_token(name, value)?;
     }
     for role in [Role::Producer, Role::Consumer("check"), Role::Admin] {
         // Only sets properties: nothing is connected, and no thread started.
         config.client(role).create_native_config().map_err(|native| error::of(&native))?;
     }
     Ok(())
+}
+
+/// Logins by tokens come from a callback, and not from properties: nobody would ask for the tokens.
+fn by_token(name: &str, value: &str) -> Result<()> {
+    let mechanism = matches!(name, "sasl.mechanism" | "sasl.mechanisms");
+    let is_asked = name.starts_with("sasl.oauthbearer.")
+        || name == "enable.sasl.oauthbearer.unsecure.jwt"
+        || (mechanism && value.trim().eq_ignore_ascii_case("OAUTHBEARER"));
+    if !is_asked {
+        return Ok(());
+    }
+    let why = "tokens are given by KafkaConfig::oauth_bearer; the client's own way to an issuer \
+               (OIDC) is not part of this build";
+    Err(Error::unsupported("logins by tokens are not set by properties")
+        .with_context("property", name.escape_debug())
+        .with_context("because", why)
+        .with_broker(BROKER))
 }
 
 /// Whether a property is one for such a client. The client would only warn of others, but at each
@@ -303,6 +325,9 @@ fn why_not(config: &KafkaConfig, name: &str) -> Option<&'static str> {
     match name {
         "sasl.mechanism" | "sasl.mechanisms" if config.login.is_some() => {
             Some("the login by user and password has the option sasl")
+        }
+        "sasl.mechanism" | "sasl.mechanisms" if config.oauth.is_some() => {
+            Some("the login is by a token")
         }
         "session.timeout.ms" | "heartbeat.interval.ms"
             if config.group_protocol == GroupProtocol::Consumer =>
@@ -479,6 +504,7 @@ mod tests {
     fn what_this_library_sets_is_refused_or_may_be_set() {
         let free = [
             "enable.metrics.push",
+            "fetch.max.bytes",
             "fetch.queue.backoff.ms",
             "queued.max.messages.kbytes",
             "queued.min.messages",
@@ -486,6 +512,7 @@ mod tests {
             "reconnect.backoff.ms",
             "socket.keepalive.enable",
             "socket.timeout.ms",
+            "sticky.partitioning.linger.ms",
             "topic.metadata.propagation.max.ms",
             "topic.metadata.refresh.interval.ms",
         ];
@@ -503,6 +530,23 @@ mod tests {
                 let refused = why_not(config, name).is_some();
                 assert_ne!(refused, free.contains(&name), "{name}");
             }
+        }
+    }
+
+    #[test]
+    fn tokens_are_not_asked_for_by_properties() {
+        for (name, value) in [
+            ("sasl.mechanisms", "OAUTHBEARER"),
+            ("sasl.mechanism", "oauthbearer"),
+            ("sasl.oauthbearer.method", "oidc"),
+            ("sasl.oauthbearer.config", "SECRET"),
+            ("enable.sasl.oauthbearer.unsecure.jwt", "true"),
+        ] {
+            let error = config().property(name, value).check().unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+            let text = error.to_string();
+            assert!(text.contains(name) && text.contains("oauth_bearer"), "{text}");
+            assert!(!text.contains("SECRET"), "{text}");
         }
     }
 

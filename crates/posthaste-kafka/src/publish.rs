@@ -292,19 +292,30 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_client_that_fails_for_good_says_so_ever_after() {
+    async fn a_client_that_fails_for_good_says_so_and_is_made_anew_once_a_second() {
         let (cluster, hub) = simulated().await;
         send(&hub, 1).await.pop().unwrap().unwrap();
         let lost = [RDKafkaRespErr::RD_KAFKA_RESP_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER];
         cluster.request_errors(RDKafkaApiKey::Produce, &lost);
-        let until = Instant::now() + std::time::Duration::from_secs(5);
         let error = send(&hub, 1).await.pop().unwrap().unwrap_err();
         assert!(error.may_be_stored(), "{error:?}");
-        for _ in 0..2 {
-            let error = send(&hub, 1).await.pop().unwrap().unwrap_err();
-            assert_eq!((error.kind(), error.retry()), (ErrorKind::Fatal, Retry::Never), "{error}");
-            assert!(!error.may_be_stored(), "{error:?}");
+        let renewed = Instant::now();
+        send(&hub, 1).await.pop().unwrap().unwrap();
+        // The reason lasts.
+        cluster.request_errors(RDKafkaApiKey::Produce, &lost);
+        let error = send(&hub, 1).await.pop().unwrap().unwrap_err();
+        assert_eq!((error.kind(), error.retry()), (ErrorKind::Fatal, Retry::Never), "{error}");
+        let until = Instant::now() + std::time::Duration::from_secs(5);
+        loop {
+            match send(&hub, 1).await.pop().unwrap() {
+                Ok(_) => break assert!(renewed.elapsed() >= std::time::Duration::from_secs(1)),
+                Err(error) => {
+                    assert_eq!(error.kind(), ErrorKind::Fatal, "{error}");
+                    assert!(!error.may_be_stored() && Instant::now() < until, "{error:?}");
+                    let told = hub.ping(until).await.unwrap_err();
+                    assert_eq!(told.kind(), ErrorKind::Fatal, "{told}");
+                }
+            }
         }
-        assert_eq!(hub.ping(until).await.unwrap_err().kind(), ErrorKind::Fatal);
     }
 }

@@ -23,6 +23,9 @@ usage: faults BROKER [options]
   --messages N    at least so many confirmed messages (1000000)
   --rate R        at most so many messages a second (8000)
   --only a,b      only these faults: kill, restart, pause, cut, black-hole, half-open
+  --longest S     the longest pause or fault of the network, in seconds (8)
+  --gap A,B       seconds without a fault in between (2,6); members change about as often
+  --partitions N  of the ordered topic (8)
   --seed S        the seed of an earlier run, which it printed
   --json          the report as one line of JSON, last";
 
@@ -93,6 +96,21 @@ fn read(mut parser: Parser) -> Result<Option<Asked>, lexopt::Error> {
                     names.split(',').map(|name| name.trim().parse()).collect();
                 plan = plan.only(kinds.map_err(|wrong| format!("--only: {wrong}"))?);
             }
+            Arg::Long("longest") => {
+                let longest = seconds(&parser.value()?.string()?).ok_or("--longest is a number")?;
+                plan = plan.longest_outage(longest);
+            }
+            Arg::Long("gap") => {
+                let gap = parser.value()?.string()?;
+                let gap = gap.split_once(',').and_then(|(a, b)| seconds(a).zip(seconds(b)));
+                let (shortest, longest) =
+                    gap.filter(|(a, b)| a <= b).ok_or("--gap is two numbers, as 2,6")?;
+                plan = plan.gap(shortest, longest);
+            }
+            Arg::Long("partitions") => match parser.value()?.parse()? {
+                partitions @ 1..=1024 => plan = plan.partitions(partitions),
+                _ => return Err("--partitions is a number from 1 to 1024".into()),
+            },
             Arg::Long("seed") => seed = Some(parser.value()?.parse()?),
             Arg::Long("json") => json = true,
             Arg::Short('h') | Arg::Long("help") => return Ok(None),
@@ -105,6 +123,10 @@ fn read(mut parser: Parser) -> Result<Option<Asked>, lexopt::Error> {
         plan: plan.with_seed(seed.unwrap_or_else(|| fastrand::u64(..))),
         json,
     }))
+}
+
+fn seconds(text: &str) -> Option<Duration> {
+    Duration::try_from_secs_f64(text.trim().parse().ok()?).ok()
 }
 
 fn run(asked: &Asked) -> Result<Report, String> {

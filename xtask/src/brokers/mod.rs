@@ -42,7 +42,7 @@ use crate::failure::Result;
 use crate::workspace;
 
 pub(crate) use self::session::Session;
-pub(crate) use self::table::{Entry, TABLE, find, testable};
+pub(crate) use self::table::{Entry, TABLE, breakable, find, testable};
 pub(crate) use self::up::Registry;
 
 /// How much of a log `logs` prints.

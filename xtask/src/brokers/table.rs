@@ -24,6 +24,9 @@ pub(crate) struct Entry {
     pub(crate) beside: Option<&'static str>,
     /// Whether `cargo xtask test` brings it up. The others have no adapter that could be tested.
     pub(crate) in_suite: bool,
+    /// Whether `cargo xtask faults` can break it, though the suite does not test it: the suite has
+    /// the same broker as one server.
+    pub(crate) in_faults: bool,
     /// Where its program comes from.
     pub(crate) install: Install,
     /// How many loopback ports it needs.
@@ -40,6 +43,7 @@ const NATS: Entry = Entry {
     version: "2.15.2",
     beside: None,
     in_suite: true,
+    in_faults: false,
     install: Install::Go { module: "github.com/nats-io/nats-server/v2", program: "nats-server" },
     ports: 1,
     launch: nats::open,
@@ -52,6 +56,7 @@ const KAFKA: Entry = Entry {
     version: "4.2.0",
     beside: None,
     in_suite: true,
+    in_faults: false,
     install: Install::Maven {
         name: "kafka-with-tools",
         artifact: "org.apache.kafka:kafka_2.13",
@@ -70,6 +75,7 @@ const RABBITMQ: Entry = Entry {
     version: "4.0.5",
     beside: None,
     in_suite: false,
+    in_faults: false,
     install: Install::Debian { suite: "trixie", package: "rabbitmq-server", further: &[] },
     ports: 4,
     launch: rabbitmq::open,
@@ -82,6 +88,7 @@ const POSTGRES: Entry = Entry {
     version: "15",
     beside: None,
     in_suite: false,
+    in_faults: false,
     install: Install::Debian { suite: "bookworm", package: "postgresql-15", further: &[] },
     ports: 1,
     launch: postgres::open,
@@ -94,6 +101,7 @@ const REDIS: Entry = Entry {
     version: "8.0.2",
     beside: None,
     in_suite: false,
+    in_faults: false,
     install: Install::Debian { suite: "trixie", package: "redis-server", further: &[] },
     ports: 1,
     launch: redis::open,
@@ -140,6 +148,7 @@ pub(crate) const TABLE: &[Entry] = &[
         id: "kafka3",
         name: "kafka3",
         in_suite: false,
+        in_faults: true,
         ports: 6,
         launch: kafka::three,
         ..KAFKA
@@ -194,6 +203,7 @@ pub(crate) const TABLE: &[Entry] = &[
         version: "1.7.1",
         beside: None,
         in_suite: false,
+        in_faults: false,
         install: Install::Maven {
             name: "elasticmq",
             artifact: "org.elasticmq:elasticmq-server_2.13",
@@ -210,6 +220,7 @@ pub(crate) const TABLE: &[Entry] = &[
         version: "1.9.2",
         beside: None,
         in_suite: false,
+        in_faults: false,
         install: Install::Npm { package: "fauxqs" },
         ports: 1,
         launch: sns::open,
@@ -278,6 +289,18 @@ pub(crate) fn testable(spec: &str) -> Result<Option<&'static Entry>> {
     fail(format!("{why}; those that can be tested are: {}", ids.join(", ")))
 }
 
+/// The entry called `spec`, if there is an adapter to break it under; none for a broker in the
+/// process.
+///
+/// # Errors
+/// Names what can be broken.
+pub(crate) fn breakable(spec: &str) -> Result<Option<&'static Entry>> {
+    match find(spec) {
+        Ok(entry) if entry.in_faults => Ok(Some(entry)),
+        _ => testable(spec),
+    }
+}
+
 /// The entries called `specs`, each once; all of the table when there is no spec.
 pub(crate) fn select(specs: &[String]) -> Result<Vec<&'static Entry>> {
     if specs.is_empty() {
@@ -329,6 +352,9 @@ mod tests {
 
     #[test]
     fn what_can_be_tested_has_an_adapter() {
+        assert_eq!(breakable("kafka3").unwrap().unwrap().id, "kafka3");
+        assert_eq!(breakable("kafka").unwrap().unwrap().id, "kafka");
+        assert!(breakable("sqs").is_err() && testable("kafka3").is_err());
         assert!(testable("memory").unwrap().is_none());
         assert_eq!(testable("nats@2.9").unwrap().unwrap().id, "nats@2.9");
         let no_adapter = TABLE.iter().filter(|entry| !entry.in_suite).map(|entry| entry.id);

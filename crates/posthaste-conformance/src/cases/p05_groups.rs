@@ -1,6 +1,8 @@
 //! P5: every group gets every message, and within a group one member at a time handles it.
 
-use posthaste_core::{Delivery, ErrorKind};
+use std::time::Duration;
+
+use posthaste_core::{Delivery, ErrorKind, Sharing, Subscription, SubscriptionEvent};
 use tokio::time::timeout;
 
 use crate::case::cases;
@@ -45,6 +47,10 @@ async fn members_of_a_group_share_without_overlap(scene: &Scene) -> Outcome {
     let (one, two) = (scene.bus().await?, scene.bus().await?);
     let mut first = one.subscribe(&topic).group(&group).prefetch(10).start().await?;
     let mut second = two.subscribe(&topic).group(&group).prefetch(10).start().await?;
+    if bus.capabilities(Some(&topic))?.sharing == Sharing::Lanes {
+        // What is held of a lane that moves may come again: here nothing is to be held by then.
+        has_lanes(&mut second, scene.patience()).await?;
+    }
     publish(&bus.publisher(&topic)?, 0..100).await?;
 
     let mut seen = Vec::new();
@@ -71,6 +77,27 @@ async fn members_of_a_group_share_without_overlap(scene: &Scene) -> Outcome {
     ensure_eq!(distinct(&seen)?, up_to(100), "what both members got");
     nothing(&mut first, scene.quiet()).await?;
     nothing(&mut second, scene.quiet()).await
+}
+
+/// Waits until a member has a lane of its topic.
+async fn has_lanes(member: &mut Subscription, patience: Duration) -> Outcome {
+    let mut events = member.events();
+    let assigned = async {
+        loop {
+            tokio::select! {
+                // Nothing is published yet, but the subscription does its work while it is polled.
+                Some(_) = member.next() => return false,
+                event = events.next() => match event {
+                    Some(SubscriptionEvent::LaneAssigned { partition: Some(_), .. }) => return true,
+                    Some(_) => {}
+                    None => return false,
+                },
+            }
+        }
+    };
+    let assigned = timeout(patience, assigned).await;
+    ensure_eq!(assigned.ok(), Some(true), "whether the second member got a lane");
+    Ok(())
 }
 
 /// One group is done with everything before the other has begun.

@@ -8,7 +8,7 @@ use crate::case::cases;
 use crate::failure::{Outcome, ensure, ensure_eq, refused};
 use crate::receive::{distinct, handle, handle_all, nothing, numbers, rest, take};
 use crate::scene::Scene;
-use crate::send::{publish, topic_with, up_to};
+use crate::send::{from_offset, publish, topic_with, up_to};
 
 cases![P7;
     Claim created_gets_everything_since_the_group_exists;
@@ -104,13 +104,10 @@ async fn an_offset_gets_what_lies_from_there(scene: &Scene) -> Outcome {
     let topic = scene.topic();
     topic_with(&bus, &topic, &[&scene.group("keeper")]).await?;
     let confirmed = publish(&bus.publisher(&topic)?, 0..10).await?;
-    let sixth = confirmed.get(6).and_then(|confirmed| confirmed.offset());
-    let Some(offset) = sixth else {
-        return Err(crate::failure::Failed::new("a broker with offsets confirms without one"));
-    };
-    let mut inbox = member(scene, &bus, Start::AtOffset { partition: None, offset }).await?;
-    let got: BTreeSet<_> = handle(&mut inbox, 4, scene.patience()).await?.into_iter().collect();
-    ensure_eq!(got, (6..10).collect(), "from offset {offset} on");
+    let (start, expected) = from_offset(&confirmed, 6)?;
+    let mut inbox = member(scene, &bus, start).await?;
+    let got = handle(&mut inbox, expected.len(), scene.patience()).await?;
+    ensure_eq!(got.into_iter().collect::<BTreeSet<_>>(), expected, "from {start:?} on");
     nothing(&mut inbox, scene.quiet()).await
 }
 

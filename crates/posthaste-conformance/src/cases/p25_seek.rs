@@ -1,14 +1,14 @@
 //! P25: a group without members can be moved, and a range can be read again.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use posthaste_core::{Bus, ErrorKind, Promise, Start, Timestamp};
+use posthaste_core::{Bus, Confirmed, ErrorKind, Promise, Start, Timestamp};
 
 use crate::case::cases;
 use crate::failure::{Failed, Outcome, ensure, ensure_eq, refused};
-use crate::receive::{handle, nothing, take};
+use crate::receive::{distinct, handle, nothing, take};
 use crate::scene::Scene;
-use crate::send::{number, publish, topic_with};
+use crate::send::{from_offset, number, publish, topic_with, up_to};
 
 cases![P25;
     Claim seeking_to_the_earliest_brings_everything_again when |can| can.seek.is_kept();
@@ -26,14 +26,14 @@ cases![P25;
 ];
 
 /// Ten messages that the group has handled, another group that keeps them, and no member.
-async fn handled(scene: &Scene, bus: &Bus) -> Outcome<Vec<Option<u64>>> {
+async fn handled(scene: &Scene, bus: &Bus) -> Outcome<Vec<Confirmed>> {
     let (topic, group) = (scene.topic(), scene.group("a"));
     topic_with(bus, &topic, &[&group, &scene.group("keeper")]).await?;
     let confirmed = publish(&bus.publisher(&topic)?, 0..10).await?;
     let mut inbox = bus.subscribe(&topic).group(&group).start().await?;
     handle(&mut inbox, 10, scene.patience()).await?;
     inbox.stop(scene.patience()).await?;
-    Ok(confirmed.iter().map(posthaste_core::Confirmed::offset).collect())
+    Ok(confirmed)
 }
 
 /// What the group gets when a member comes.
@@ -66,12 +66,9 @@ async fn seeking_to_the_latest_skips_what_is_there(scene: &Scene) -> Outcome {
 async fn seeking_to_a_time_and_an_offset(scene: &Scene) -> Outcome {
     let bus = scene.bus().await?;
     let (topic, group) = (scene.topic(), scene.group("a"));
-    let offsets = handled(scene, &bus).await?;
-    let Some(offset) = offsets.get(7).copied().flatten() else {
-        return Err(Failed::new("a broker with offsets confirms without one"));
-    };
-    bus.admin().seek(&topic, &group, Start::AtOffset { partition: None, offset }).await?;
-    comes(scene, &bus, (7..10).collect()).await?;
+    let (start, follows) = from_offset(&handled(scene, &bus).await?, 7)?;
+    bus.admin().seek(&topic, &group, start).await?;
+    comes(scene, &bus, follows).await?;
 
     let mut keeper = bus.subscribe(&topic).group(scene.group("keeper")).start().await?;
     handle(&mut keeper, 10, scene.patience()).await?;
@@ -135,23 +132,30 @@ async fn seeking_nowhere_is_refused(scene: &Scene) -> Outcome {
     Ok(())
 }
 
-/// In order, so many, from the earliest and from an offset; nobody's place moves.
+/// In order, which is that of each partition, so many, from the earliest and from an offset;
+/// nobody's place moves.
 async fn a_range_is_read_without_a_group(scene: &Scene) -> Outcome {
     let bus = scene.bus().await?;
     let topic = scene.topic();
     topic_with(&bus, &topic, &[&scene.group("keeper")]).await?;
-    publish(&bus.publisher(&topic)?, 0..10).await?;
+    let confirmed = publish(&bus.publisher(&topic)?, 0..10).await?;
     let all = bus.admin().range(&topic, Start::Earliest, 100).await?;
     let numbers = |range: &[posthaste_core::broker::Retained]| -> Outcome<Vec<usize>> {
         range.iter().map(|retained| number(&retained.envelope)).collect()
     };
-    ensure_eq!(numbers(&all)?, (0..10).collect::<Vec<_>>(), "the whole range");
+    ensure_eq!(distinct(&numbers(&all)?)?, up_to(10), "the whole range");
+    let pairs = all.iter().zip(numbers(&all)?);
+    let mut last = BTreeMap::new();
+    for (retained, number) in pairs {
+        let before = last.insert(retained.position.partition, number);
+        ensure!(before.is_none_or(|before| before < number), "{number} comes after {before:?}");
+    }
     let four = bus.admin().range(&topic, Start::Earliest, 4).await?;
-    ensure_eq!(numbers(&four)?, [0, 1, 2, 3], "a range of four");
-    if let Some(offset) = all[6].position.offset {
-        let from = Start::AtOffset { partition: None, offset };
+    ensure_eq!(numbers(&four)?, numbers(&all)?[..4], "a range of four");
+    if confirmed.iter().all(|one| one.offset().is_some()) {
+        let (from, follows) = from_offset(&confirmed, 6)?;
         let rest = bus.admin().range(&topic, from, 100).await?;
-        ensure_eq!(numbers(&rest)?, [6, 7, 8, 9], "from an offset on");
+        ensure_eq!(distinct(&numbers(&rest)?)?, follows, "from an offset on");
     }
     for wrong in [Start::Latest, Start::Created] {
         let range = bus.admin().range(&topic, wrong, 1).await;

@@ -40,7 +40,7 @@ pub(super) async fn inject(stage: &Stage, fault: &Fault) -> Result<String> {
             return Ok(format!("{} links", links.len()));
         }
     }
-    Ok("the server".to_owned())
+    Ok(instance.hit())
 }
 
 async fn break_link(link: &dyn Link, fault: &Fault) {

@@ -90,6 +90,7 @@ pub struct Plan {
     pub(super) only: Vec<FaultKind>,
     pub(super) gap: (Duration, Duration),
     pub(super) longest_outage: Duration,
+    pub(super) partitions: u16,
     pub(super) rate: u32,
     pub(super) backlog: u32,
     pub(super) lease: Duration,
@@ -109,6 +110,7 @@ impl Plan {
             only: Vec::new(),
             gap: (Duration::from_secs(2), Duration::from_secs(6)),
             longest_outage: Duration::from_secs(8),
+            partitions: 8,
             rate: 8_000,
             backlog: 20_000,
             lease: Duration::from_secs(5),
@@ -169,6 +171,21 @@ impl Plan {
     #[must_use]
     pub const fn gap(mut self, shortest: Duration, longest: Duration) -> Self {
         self.gap = (shortest, longest);
+        self
+    }
+
+    /// How long a pause or a fault of the network lasts at most: 8 s. Servers that were killed or
+    /// stopped are started again sooner.
+    #[must_use]
+    pub const fn longest_outage(mut self, length: Duration) -> Self {
+        self.longest_outage = length;
+        self
+    }
+
+    /// How many partitions the ordered topic has: 8.
+    #[must_use]
+    pub const fn partitions(mut self, count: u16) -> Self {
+        self.partitions = count;
         self
     }
 

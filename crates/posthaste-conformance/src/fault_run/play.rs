@@ -54,11 +54,11 @@ pub async fn run(
     let probe = instance.connect().await?;
     let can = probe.capabilities(None);
     let has_links = harness.offers().contains(&Need::Cut);
-    let stage = Arc::new(Stage::new(instance, can, has_links));
+    let stage = Arc::new(Stage::new(instance, can, has_links, plan.partitions));
     stage.prepare().await?;
     let audit = Arc::new(Audit::new(stage.shape(), stage.topics.len(), plan.backlog));
     let mut play = Play {
-        watch: Watch::new(&audit, plan.stall),
+        watch: Watch::new(&audit, plan.stall, plan.partitions),
         has_children: harness.offers().contains(&Need::Child),
         counts_kills: kinds.contains(&FaultKind::Kill),
         faults: BTreeMap::new(),

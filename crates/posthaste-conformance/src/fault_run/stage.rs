@@ -9,9 +9,6 @@ use super::audit::Shape;
 use crate::harness::{Instance, Link};
 use crate::scene::SOURCE;
 
-/// How many lanes the ordered topic has: more than members.
-pub(super) const PARTITIONS: u16 = 8;
-
 /// How somebody is connected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Way {
@@ -62,6 +59,8 @@ pub(super) struct Stage {
     pub(super) topics: Vec<TopicSpec>,
     pub(super) groups: Vec<GroupSpec>,
     pub(super) publishers: Vec<PublisherSpec>,
+    /// How many lanes the ordered topic has.
+    pub(super) partitions: u16,
     /// Whether connections can be broken.
     has_links: bool,
     links: Mutex<Vec<Weak<dyn Link>>>,
@@ -73,6 +72,7 @@ impl Stage {
         instance: Arc<dyn Instance>,
         can: Arc<Capabilities>,
         has_links: bool,
+        partitions: u16,
     ) -> Self {
         // The names are not chance of the seed: a run may be repeated on the same server.
         let run = fastrand::u32(..);
@@ -99,7 +99,7 @@ impl Stage {
             publishers.push(publisher("keyed-linked", 1, Style::Window, Way::Linked, false));
         }
         let links = Mutex::default();
-        Self { instance, can, topics, groups, publishers, has_links, links }
+        Self { instance, can, topics, groups, publishers, partitions, has_links, links }
     }
 
     pub(super) fn shape(&self) -> Shape {
@@ -120,7 +120,7 @@ impl Stage {
         for (number, topic) in self.topics.iter().enumerate() {
             let mut config = TopicConfig::new(&topic.name);
             if topic.ordered {
-                config = config.ordered(PARTITIONS);
+                config = config.ordered(self.partitions);
             }
             for group in self.groups.iter().filter(|group| group.topic == number) {
                 config = config.group(&group.name);

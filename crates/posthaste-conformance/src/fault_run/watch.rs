@@ -10,7 +10,6 @@ use super::audit::{Audit, Standing, Waiting, Wrong};
 use super::clock::{Millis, millis};
 use super::memory;
 use super::plan::FaultKind;
-use super::stage::PARTITIONS;
 
 /// How often it looks.
 const LOOK: Duration = Duration::from_millis(50);
@@ -113,6 +112,8 @@ impl Pulse {
 #[derive(Debug)]
 pub(super) struct Watch {
     audit: Arc<Audit>,
+    /// How many lanes the ordered topic has.
+    partitions: u16,
     pub(super) pulse: Pulse,
     /// Nothing is published any more.
     little_is_left: bool,
@@ -131,11 +132,12 @@ pub(super) struct Watch {
 }
 
 impl Watch {
-    pub(super) fn new(audit: &Arc<Audit>, stall: Duration) -> Self {
+    pub(super) fn new(audit: &Arc<Audit>, stall: Duration, partitions: u16) -> Self {
         let mut beat = tokio::time::interval(LOOK);
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Self {
             audit: Arc::clone(audit),
+            partitions,
             pulse: Pulse::new(stall),
             little_is_left: false,
             beat,
@@ -207,7 +209,7 @@ impl Watch {
         };
         if is_over(&waits) && !is_over(&self.longest_wait) {
             self.someone_waits = true;
-            let lane = waits.as_ref().and_then(|(waiting, _)| waiting.next.lane(PARTITIONS));
+            let lane = waits.as_ref().and_then(|(waiting, _)| waiting.next.lane(self.partitions));
             let words = format!(
                 "a key in lane {lane:?} for more than {limit} ms, outages included: {waits:?}"
             );

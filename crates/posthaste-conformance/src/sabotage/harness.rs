@@ -131,6 +131,10 @@ macro_rules! sabotaged {
                 $instance.inner.resume().await
             }
 
+            fn hit(&$self) -> String {
+                $instance.inner.hit()
+            }
+
             fn child_env(&$self) -> Vec<(&'static str, String)> {
                 $instance.inner.child_env()
             }

@@ -8,8 +8,9 @@ use posthaste_core::{Error, ErrorKind, Result, Retry, Timestamp, TopicName};
 use tokio::time::Instant;
 
 use super::arrived::Arrived;
-use super::assignment::{Next, Partition, Place, Remembered};
+use super::assignment::{Next, Partition, Remembered};
 use super::commit::Entry;
+use super::place::Place;
 use super::shared::{Ask, Shared, State};
 use super::start::Beginning;
 use super::topics;

@@ -14,6 +14,7 @@ mod context;
 mod gate;
 mod held;
 mod idle;
+mod place;
 mod shared;
 mod start;
 mod topics;
@@ -42,9 +43,10 @@ use crate::tracker::{Cap, Tracker};
 use crate::{error, worker};
 
 use arrived::{Arrived, Payloads};
-pub(crate) use assignment::{Hop, Keeping, MOST_TOPICS, UNSETTLED_BYTES};
+pub(crate) use assignment::{Hop, Keeping, UNSETTLED_BYTES};
 use context::{ReadContext, Reader};
 use idle::Idle;
+pub(crate) use place::MOST_TOPICS;
 use shared::Ends;
 pub(crate) use shared::{Shared, Wish};
 use start::Beginning;
@@ -166,6 +168,7 @@ impl Consumer {
         };
         let made = Reader::from_config_and_context(&client, context);
         let mut made = made.map_err(|native| error::of(&native))?;
+        made.context().signs.let_in(made.client())?;
         let bell = Arc::clone(&shared);
         made.set_nonempty_callback(move || bell.ring(source));
         let starts = start::found(&made, &partitions, job.start, commits, until)?;

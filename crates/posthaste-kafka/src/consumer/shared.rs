@@ -16,9 +16,10 @@ use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
 use super::arrived::Arrived;
-use super::assignment::{Hop, Keeping, Next, Partition, Place, Remembered};
+use super::assignment::{Hop, Keeping, Next, Partition, Remembered};
 use super::bell::Bell;
 use super::held::Held;
+use super::place::Place;
 
 /// What is read at once at most.
 const BATCH: usize = 256;

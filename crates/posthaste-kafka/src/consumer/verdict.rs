@@ -8,7 +8,7 @@ use smallvec::SmallVec;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::assignment::Place;
+use super::place::Place;
 use super::shared::{Ask, Shared, State};
 use crate::private;
 

@@ -118,6 +118,7 @@ impl Engine {
         };
         let made = Reader::from_config_and_context(&job.client, context);
         let mut client = made.map_err(|native| error::of(&native))?;
+        client.context().signs.let_in(client.client())?;
         let bell = Arc::clone(&desk);
         client.set_nonempty_callback(move || bell.ring());
         let joined = client.subscribe(&[&client.context().topic]);

@@ -8,6 +8,7 @@ use tokio::time::Instant;
 use crate::adapter::{Adapter, KafkaConfig, Sasl};
 use crate::server::Server;
 use crate::suite::Suite;
+use posthaste_kafka::OauthToken;
 
 const SECRET: &str = "S3CRET-of-nobody";
 
@@ -15,6 +16,8 @@ pub(crate) fn add(suite: &mut Suite) {
     suite.add("one_of_several_servers_is_enough", several);
     suite.add("a_login_that_the_broker_does_not_want_is_named", unwanted_login);
     suite.add("its_health_tells_that_the_broker_lives", health);
+    #[cfg(feature = "ssl")]
+    tokens::add(suite);
     if cfg!(feature = "ssl") {
         suite.add("tls_to_a_plain_port_is_named", tls_to_a_plain_port);
         suite.on("kafka-tls", "a_password_opens_over_tls", password);
@@ -68,8 +71,11 @@ async fn health(server: Server) {
 }
 
 async fn no_tls_in_this_build(server: Server) {
-    let error = fails(server.config().tls(true), ErrorKind::Unsupported).await;
-    assert!(error.to_string().contains("ssl"), "{error}");
+    let token = || Err::<OauthToken, _>("it is not asked for");
+    for config in [server.config().tls(true), server.config().oauth_bearer(token)] {
+        let error = fails(config, ErrorKind::Unsupported).await;
+        assert!(error.to_string().contains("ssl"), "{error}");
+    }
 }
 
 async fn tls_to_a_plain_port(server: Server) {
@@ -112,4 +118,90 @@ async fn unknown_ca(server: Server) {
 async fn plain_to_tls(server: Server) {
     let error = fails(KafkaConfig::new(server.address()), ErrorKind::Connection).await;
     assert!(error.to_string().contains(server.address()), "{error}");
+}
+
+/// Logins by tokens, which that broker takes unsigned.
+#[cfg(feature = "ssl")]
+mod tokens {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU32, Ordering};
+    use std::time::Duration;
+
+    use posthaste_core::{Bus, ErrorKind, Timestamp, TopicConfig};
+    use posthaste_kafka::{KafkaBroker, OauthToken};
+
+    use super::{SECRET, fails};
+    use crate::adapter::{KafkaConfig, keyed, name};
+    use crate::member::next;
+    use crate::server::Private;
+    use crate::suite::Suite;
+
+    pub(super) fn add(suite: &mut Suite) {
+        suite.with_tokens("a_token_opens_all_that_a_connection_does", opens);
+        suite.with_tokens("a_refused_or_missing_token_is_named_and_never_shown", refused);
+    }
+
+    /// A token that says who has it and until when, for a broker that believes that.
+    fn token(who: &str, lasts: Duration) -> OauthToken {
+        let (now, expires_at) = (Timestamp::now(), Timestamp::now() + lasts);
+        let seconds = |time: Timestamp| time.as_micros() / 1_000_000;
+        let (from, until) = (seconds(now), seconds(expires_at));
+        let claims = format!("{{\"sub\":\"{who}\",\"iat\":{from},\"exp\":{until}}}");
+        let value = format!("{}.{}.", base64(b"{\"alg\":\"none\"}"), base64(claims.as_bytes()));
+        OauthToken::new(value, who, expires_at)
+    }
+
+    /// The alphabet for URLs, without padding.
+    fn base64(bytes: &[u8]) -> String {
+        const ALPHABET: &[u8; 64] =
+            b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+        let digit = |three: u32, at: usize| ALPHABET[(three >> (18 - 6 * at)) as usize & 63];
+        let chunk = |chunk: &[u8]| {
+            let all = (0..3)
+                .fold(0, |all, at| (all << 8) | u32::from(chunk.get(at).copied().unwrap_or(0)));
+            (0..=chunk.len()).map(|at| char::from(digit(all, at))).collect::<String>()
+        };
+        bytes.chunks(3).map(chunk).collect()
+    }
+
+    async fn opens(_broker: Private, config: KafkaConfig) {
+        let asked = Arc::new(AtomicU32::new(0));
+        let count = Arc::clone(&asked);
+        // It expires soon, so that the next ones are asked for while it is used.
+        let config = config.oauth_bearer(move || {
+            count.fetch_add(1, Ordering::Relaxed);
+            Ok::<_, std::io::Error>(token("app", Duration::from_secs(8)))
+        });
+        let bus = Bus::new(KafkaBroker::connect(config).await.unwrap());
+        let topic = name("tokens");
+        bus.ensure(TopicConfig::new(&topic).group("g")).await.unwrap();
+        let mut inbox = bus.subscribe(&*topic).group("g").start().await.unwrap();
+        let publisher = bus.publisher(&topic).unwrap();
+        // Over the ends of several tokens: who asks is asked again by then.
+        let mut beat = tokio::time::interval(Duration::from_millis(500));
+        for n in 0..50 {
+            beat.tick().await;
+            publisher.publish_envelope(keyed("k", n.to_string())).await.unwrap();
+            next(&mut inbox).await.ack().await.unwrap();
+            assert!(bus.admin().lag(&topic, "g").await.unwrap().ready.is_some());
+            bus.admin().describe(&topic).await.unwrap();
+        }
+        println!("{} tokens were asked for", asked.load(Ordering::Relaxed));
+        assert!(asked.load(Ordering::Relaxed) >= 4);
+        bus.admin().delete_topic(&topic).await.unwrap();
+        bus.close(Duration::from_secs(10)).await.unwrap();
+    }
+
+    async fn refused(_broker: Private, config: KafkaConfig) {
+        let unreadable = config.clone().oauth_bearer(|| {
+            let until = Timestamp::now() + Duration::from_secs(60);
+            Ok::<_, std::io::Error>(OauthToken::new(SECRET, "app", until))
+        });
+        fails(unreadable, ErrorKind::Auth).await;
+        let missing = config.clone().oauth_bearer(|| Err::<OauthToken, _>("the issuer is away"));
+        let error = fails(missing, ErrorKind::Auth).await;
+        assert!(error.to_string().contains("the issuer is away"), "{error}");
+        // A port that wants a token says so to who has none.
+        fails(config, ErrorKind::Auth).await;
+    }
 }

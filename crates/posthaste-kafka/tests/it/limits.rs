@@ -92,6 +92,8 @@ async fn slow_handler(server: Server) {
     let (mut slow, mut quick) = (join(&one, &to.topic, 1).await, join(&other, &to.topic, 1).await);
     let mut events = slow.events();
     adapter.store_numbers(&to, 0..60).await;
+    // Each has its partition.
+    next(&mut quick).await.ack().await.unwrap();
     let held = next(&mut slow).await;
     // The handler works for as long as that, and nobody asks for more meanwhile.
     let work = tokio::time::sleep(Duration::from_secs(15));

@@ -132,19 +132,39 @@ pub(crate) struct Private {
 impl Private {
     /// Starts one of the same version and configuration.
     pub(crate) async fn start(like: &Server) -> Self {
+        Self::start_with(like, None).await
+    }
+
+    /// The same with a second port, where clients log in by tokens that nobody signed.
+    #[cfg(feature = "ssl")]
+    pub(crate) async fn with_tokens(like: &Server) -> (Self, KafkaConfig) {
+        let login = free_port();
+        let private = Self::start_with(like, Some(login)).await;
+        (private, KafkaConfig::new(format!("127.0.0.1:{login}")))
+    }
+
+    async fn start_with(like: &Server, login: Option<u16>) -> Self {
         let (port, controller) = (free_port(), free_port());
         let folder =
             std::env::temp_dir().join(format!("posthaste-kafka-{}-{port}", std::process::id()));
         std::fs::create_dir_all(&folder).expect("a folder");
         let (config, args) = like.args.split_last().expect("recorded arguments");
         let config = std::fs::read_to_string(config).expect("the configuration of the other");
-        let listeners = format!("CLIENTS://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}");
-        let own = [
+        let mut listeners =
+            format!("CLIENTS://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}");
+        let mut own = vec![
             ("controller.quorum.voters", format!("1@127.0.0.1:{controller}")),
-            ("listeners", listeners.clone()),
-            ("advertised.listeners", listeners),
             ("log.dirs", folder.join("data").display().to_string()),
         ];
+        if let Some(login) = login {
+            listeners += &format!(",LOGIN://127.0.0.1:{login}");
+            let module = "org.apache.kafka.common.security.oauthbearer.OAuthBearerLoginModule";
+            let who = format!("{module} required unsecuredLoginStringClaim_sub=\"broker\";");
+            own.push(("sasl.enabled.mechanisms", "OAUTHBEARER".to_owned()));
+            own.push(("listener.name.login.oauthbearer.sasl.jaas.config", who));
+        }
+        own.push(("listeners", listeners.clone()));
+        own.push(("advertised.listeners", listeners));
         let mut lines: Vec<String> = config.lines().map(str::to_owned).collect();
         lines.retain(|line| !own.iter().any(|(name, _)| line.starts_with(&format!("{name}="))));
         lines.extend(own.iter().map(|(name, value)| format!("{name}={value}")));

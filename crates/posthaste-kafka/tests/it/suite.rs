@@ -55,6 +55,21 @@ impl Suite {
         self.run("kafka-tools", name, server::find("kafka").filter(Server::has_tools), test);
     }
 
+    /// On a broker of the test's own that takes logins by tokens at the address of the
+    /// configuration.
+    #[cfg(feature = "ssl")]
+    pub(crate) fn with_tokens<F, Fut>(&mut self, name: &str, test: F)
+    where
+        F: FnOnce(Private, crate::adapter::KafkaConfig) -> Fut + Send + 'static,
+        Fut: Future<Output = ()> + 'static,
+    {
+        let found = server::find("kafka").filter(Server::can_be_started);
+        self.run("kafka-private", name, found, |server| async move {
+            let (private, config) = Private::with_tokens(&server).await;
+            test(private, config).await;
+        });
+    }
+
     /// Without a broker: the test brings its own stand-in.
     pub(crate) fn alone<F, Fut>(&mut self, name: &str, test: F)
     where
