@@ -175,7 +175,8 @@ async fn open(line: &Line) -> std::result::Result<Attached, Failed> {
         });
     }
     let lanes = sources.iter().map(|source| Arc::clone(&source.lane)).collect();
-    let generation = line.open(&channel, lanes);
+    let consumers = sources.iter().map(|source| source.consumer.clone()).collect();
+    let generation = line.open(&channel, consumers, lanes);
     Ok(Attached { channel, generation, sources, lost: Vec::new() })
 }
 

@@ -19,7 +19,7 @@ use crate::admin::RabbitmqAdmin;
 use crate::config::{QueueType, RabbitmqConfig};
 use crate::delay;
 use crate::error::BROKER;
-use crate::hub::{Hub, Known};
+use crate::hub::{Hub, Known, Settings};
 use crate::{publish, subscribe};
 
 /// Connections to RabbitMQ.
@@ -83,6 +83,13 @@ impl RabbitmqBroker {
         let native = RabbitmqNative { hub: Arc::clone(&hub) };
         Ok(Self { admin: RabbitmqAdmin::new(Arc::clone(&hub)), hub, native })
     }
+
+    /// What can be done on a topic by default, as [`capabilities`](Broker::capabilities) of a
+    /// connection says it: nothing of it depends on the broker.
+    #[must_use]
+    pub fn capabilities_of(config: &RabbitmqConfig) -> Capabilities {
+        capabilities(&Settings::of(config), None, false)
+    }
 }
 
 #[async_trait]
@@ -101,7 +108,7 @@ impl Publish for RabbitmqBroker {
 impl Broker for RabbitmqBroker {
     fn capabilities(&self, topic: Option<&TopicName>) -> Arc<Capabilities> {
         let bound = topic.is_some_and(|topic| self.hub.binding(topic).is_some());
-        self.hub.capabilities(topic, |known| capabilities(&self.hub, known, bound))
+        self.hub.capabilities(topic, |known| capabilities(&self.hub.settings, known, bound))
     }
 
     async fn subscribe(&self, request: SubscribeRequest) -> Result<Subscribed> {
@@ -162,8 +169,8 @@ async fn health(hub: &Hub) -> Health {
     Health::Live
 }
 
-fn capabilities(hub: &Hub, known: Option<&Known>, bound: bool) -> Capabilities {
-    let counts = hub.settings.queue_type == QueueType::Quorum;
+fn capabilities(settings: &Settings, known: Option<&Known>, bound: bool) -> Capabilities {
+    let counts = settings.queue_type == QueueType::Quorum;
     let mut can = Capabilities::all(BROKER);
     let queue = || Support::refused("a queue keeps nothing from before its group, or settled");
     can.sharing = Sharing::Messages;
@@ -182,7 +189,7 @@ fn capabilities(hub: &Hub, known: Option<&Known>, bound: bool) -> Capabilities {
     can.visible_loss =
         Support::limited("a queue that was deleted; what a purge removed is not told to groups");
     can.ack_confirmation = AckConfirmation::Barrier;
-    can.max_message_bytes = Some(hub.settings.max_message_bytes);
+    can.max_message_bytes = Some(settings.max_message_bytes);
     can.max_batch = 128;
     can.max_flights = 16;
     can.replay_window = Duration::from_secs(2);

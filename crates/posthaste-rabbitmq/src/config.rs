@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use posthaste_core::{Error, Result, TopicName};
 
-use crate::address;
 use crate::binding::Binding;
+use crate::{address, names};
 
 /// What a connection to RabbitMQ shall be. Names and numbers are checked by
 /// [`RabbitmqBroker::connect`](crate::RabbitmqBroker::connect).
@@ -107,7 +107,7 @@ impl RabbitmqConfig {
         self
     }
 
-    /// The virtual host. Default: `/`.
+    /// The virtual host, at most 38 bytes. Default: `/`.
     pub fn vhost(mut self, vhost: impl Into<String>) -> Self {
         self.vhost = vhost.into();
         self
@@ -234,6 +234,9 @@ impl RabbitmqConfig {
                 let why = "the option must be 1 to 255 bytes of text without control characters";
                 return wrong(option, why);
             }
+        }
+        if self.vhost.len() > names::VHOST {
+            return wrong("vhost", "the option must be at most 38 bytes: answers would be cut");
         }
         if let Login::Password { user, .. } = &self.login
             && user.is_empty()

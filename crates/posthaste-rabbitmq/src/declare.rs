@@ -130,22 +130,18 @@ impl<'a> Desk<'a> {
         Ok(declared.map_or_else(|| word.to_owned(), |difference| difference.found))
     }
 
-    /// What an exchange has as its alternate exchange; `None` if there is no such exchange.
-    pub(crate) async fn alternate_of(
-        &mut self,
-        name: &str,
-        kind: ExchangeKind,
-    ) -> Result<Option<Difference>> {
+    /// The word that is kept under that name; `None` if there is none.
+    pub(crate) async fn word(&mut self, name: &str) -> Result<Option<String>> {
         if !self.has_exchange(name).await? {
             return Ok(None);
         }
-        // No exchange has this one: the refusal tells the true one.
-        let declared = self.exchange(name, kind, arguments::alternate("?")).await?;
+        // Nobody keeps this one: the refusal tells the true one.
+        let declared = self.exchange(name, ExchangeKind::Fanout, arguments::alternate("?")).await?;
         if declared.is_none() {
             // It was deleted in between, and is there again by this very question.
             self.delete_exchange(name).await?;
         }
-        Ok(declared)
+        Ok(declared.map(|difference| difference.found))
     }
 
     pub(crate) async fn bind(&mut self, queue: &str, exchange: &str, key: &str) -> Result<()> {

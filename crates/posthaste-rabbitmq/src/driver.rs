@@ -110,8 +110,7 @@ impl Driver {
     fn begin_stop(&mut self, attached: Attached) {
         self.state = if self.line.plan.is_ordered() {
             // Its consumers stay: another member must not begin before what is held is settled.
-            // The channel closes with the driver.
-            drop(attached);
+            // The channel closes with the driver, and the consumers go with it.
             State::Ended
         } else {
             let tags = attached.sources.iter().map(|source| source.consumer.tag()).collect();
@@ -309,9 +308,9 @@ impl SubscriptionDriver for Driver {
                         return Poll::Pending;
                     }
                 }
-                State::Ended => {
-                    return Poll::Ready(Ok(Polled::Stopped));
-                }
+                // What is settled first is said to be lost, and not forgotten.
+                State::Ended if self.settling.is_some() => return Poll::Pending,
+                State::Ended => return Poll::Ready(Ok(Polled::Stopped)),
             }
         }
     }

@@ -47,6 +47,17 @@ pub(crate) struct Settings {
     pub(crate) max_message_bytes: usize,
 }
 
+impl Settings {
+    pub(crate) const fn of(config: &RabbitmqConfig) -> Self {
+        Self {
+            request_timeout: config.request_timeout,
+            queue_type: config.queue_type,
+            unrouted_bytes: config.unrouted_bytes,
+            max_message_bytes: config.max_message_bytes,
+        }
+    }
+}
+
 #[derive(Default)]
 struct Topics {
     known: HashMap<TopicName, Known>,
@@ -85,12 +96,7 @@ impl Hub {
             admin,
             publish,
             consume,
-            settings: Settings {
-                request_timeout: config.request_timeout,
-                queue_type: config.queue_type,
-                unrouted_bytes: config.unrouted_bytes,
-                max_message_bytes: config.max_message_bytes,
-            },
+            settings: Settings::of(config),
             tasks,
             bindings: bindings.into_iter().map(|(topic, b)| (topic, Arc::new(b))).collect(),
             topics: Mutex::default(),

@@ -8,8 +8,8 @@ use std::task::{Context, Waker};
 use std::time::Duration;
 
 use futures_util::future::{MaybeDone, join_all, maybe_done};
-use lapin::Channel;
 use lapin::options::{BasicAckOptions, BasicNackOptions, BasicQosOptions, BasicRejectOptions};
+use lapin::{Channel, Consumer};
 use posthaste_core::broker::{Lane, Token};
 use posthaste_core::{Error, ErrorKind, Result};
 use tokio::time::Instant;
@@ -35,6 +35,9 @@ struct State {
     /// Which life of the channel: tokens of an earlier one are stale.
     generation: u32,
     channel: Option<Channel>,
+    /// Kept until the channel is closed: a consumer that is dropped is cancelled, and then the
+    /// next member of an ordered lane begins.
+    consumers: Vec<Consumer>,
     book: Book,
     lanes: Vec<Arc<Lane>>,
     /// Of ordered lanes nothing is given back before the channel closes.
@@ -64,10 +67,16 @@ impl Line {
     }
 
     /// A new channel is there. Returns its generation, for tokens.
-    pub(crate) fn open(&self, channel: &Channel, lanes: Vec<Arc<Lane>>) -> u32 {
+    pub(crate) fn open(
+        &self,
+        channel: &Channel,
+        consumers: Vec<Consumer>,
+        lanes: Vec<Arc<Lane>>,
+    ) -> u32 {
         let mut state = self.state();
         state.generation = state.generation.wrapping_add(1);
         state.channel = Some(channel.clone());
+        state.consumers = consumers;
         state.book = Book::default();
         state.lanes = lanes;
         state.generation
@@ -78,6 +87,7 @@ impl Line {
         let mut state = self.state();
         if state.generation == generation {
             state.channel = None;
+            state.consumers.clear();
             state.book = Book::default();
             state.lanes.drain(..).for_each(|lane| lane.lose());
         }
@@ -235,14 +245,16 @@ impl Line {
 
     /// Closes the channel: the broker takes back what is out, in its order.
     async fn close(&self) {
-        let (channel, generation) = {
-            let state = self.state();
-            (state.channel.clone(), state.generation)
+        let (channel, consumers, generation) = {
+            let mut state = self.state();
+            let consumers = std::mem::take(&mut state.consumers);
+            (state.channel.clone(), consumers, state.generation)
         };
         let Some(channel) = channel else { return };
         self.lose(generation);
         let closing = channel.close(200, "done".into());
         drop(tokio::time::timeout(GOODBYE, closing).await);
+        drop(consumers);
     }
 }
 

@@ -1,13 +1,19 @@
 //! The life of groups: which there are, what they have still to do, and their end.
 
+use std::time::Duration;
+
 use posthaste_core::broker::{GroupInfo, Lag};
 use posthaste_core::{Error, ErrorKind, GroupName, Result, TopicInfo, TopicName};
+use tokio::time::Instant;
 
 use crate::declare::{Desk, QueueState};
 use crate::error::{self, BROKER};
 use crate::groups::{self, Queues};
 use crate::hub::Hub;
 use crate::{names, registry, topology};
+
+/// How long the broker may count a member that has gone.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The groups of a topic.
 ///
@@ -64,8 +70,15 @@ pub(crate) async fn delete(hub: &Hub, topic: &TopicName, group: &GroupName) -> R
         return Err(Error::unsupported("a bound queue is never deleted").with_broker(BROKER));
     }
     let mut desk = Desk::new(hub);
-    let Some(state) = state(hub, &mut desk, &info, group).await? else {
-        return Err(error::no_group());
+    let patience = Instant::now() + PATIENCE;
+    let state = loop {
+        let Some(state) = state(hub, &mut desk, &info, group).await? else {
+            return Err(error::no_group());
+        };
+        if state.consumers == 0 || Instant::now() >= patience {
+            break state;
+        }
+        tokio::time::sleep(PATIENCE / 10).await;
     };
     if state.consumers > 0 {
         // The protocol counts members and does not name them.

@@ -279,6 +279,11 @@ impl Link {
             if !connection.status().connected() {
                 return self.lost(last);
             }
+            // What was said before anybody listened.
+            let told = self.state.borrow().blocked.is_some();
+            if connection.status().blocked() && !told {
+                self.block(Some("the broker is short of memory or disk".into()));
+            }
         }
     }
 

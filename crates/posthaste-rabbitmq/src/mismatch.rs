@@ -24,18 +24,23 @@ pub(crate) fn read(text: &str) -> Option<Mismatch> {
     let (_, wanted) = rest.rsplit_once(": received ")?;
     Some(Mismatch {
         argument: argument.to_owned(),
-        wanted: value(wanted).to_owned(),
-        found: value(found).to_owned(),
+        wanted: value(wanted)?.to_owned(),
+        found: value(found)?.to_owned(),
     })
 }
 
-/// `'x'` and `the value 'x' of type 'y'` are `x`; `none` stays.
-fn value(text: &str) -> &str {
+/// `'x'` and `the value 'x' of type 'y'` are `x`; `none` stays. `None` for what was cut: the
+/// broker sends at most 255 bytes.
+fn value(text: &str) -> Option<&str> {
     let text = text.trim();
-    let inner = text.strip_prefix("the value ").unwrap_or(text);
-    let inner = inner.split_once("' of type ").map_or(inner, |(value, _)| value);
-    let inner = inner.strip_prefix('\'').unwrap_or(inner);
-    inner.strip_suffix('\'').unwrap_or(inner)
+    match (text.strip_prefix("the value "), text.strip_prefix('\'')) {
+        (Some(rest), _) => {
+            let (value, _) = rest.split_once(" of type '")?;
+            Some(value.strip_prefix('\'').and_then(|v| v.strip_suffix('\'')).unwrap_or(value))
+        }
+        (None, Some(rest)) => rest.strip_suffix('\''),
+        (None, None) => Some(text),
+    }
 }
 
 /// The settings that this library declares, by the names that applications read.
@@ -103,5 +108,8 @@ mod tests {
             assert_eq!((&*read.argument, &*read.wanted, &*read.found), (argument, wanted, found));
         }
         assert_eq!(read("PRECONDITION_FAILED - unknown delivery tag 7"), None);
+        let cut = "PRECONDITION_FAILED - inequivalent arg 'x-expires' for queue 'q' in vhost '/': \
+                   received none but current is the value '12...";
+        assert_eq!(read(cut), None);
     }
 }

@@ -21,23 +21,50 @@ pub(crate) fn lanes_exchange(topic: &TopicName, n: u16) -> String {
     format!("{topic}__of{n}")
 }
 
-/// The alternate exchange: what no group gets goes there. Its name is also where the broker keeps
-/// how the topic is laid out, because it is an argument that the broker compares.
-pub(crate) fn unrouted_exchange(topic: &TopicName, layout: Layout) -> String {
+/// The alternate exchange: what no group gets goes there.
+pub(crate) fn unrouted_exchange(topic: &TopicName) -> String {
+    format!("{topic}__unrouted")
+}
+
+/// The mark that keeps how a topic is laid out.
+pub(crate) fn layout_mark(topic: &TopicName) -> String {
+    mark(format!("{topic}__layout"))
+}
+
+/// The word for a layout.
+pub(crate) fn layout_word(layout: Layout) -> String {
     match layout.partitions() {
-        Some(n) => format!("{topic}__of{n}__unrouted"),
-        None => format!("{topic}__unrouted"),
+        Some(n) => format!("of{n}"),
+        None => "plain".to_owned(),
     }
 }
 
-/// The layout in the name of an alternate exchange; `None` if it is none of ours.
-pub(crate) fn layout_of(topic: &TopicName, unrouted: &str) -> Option<Layout> {
-    let middle = unrouted.strip_prefix(topic.as_str())?.strip_suffix("__unrouted")?;
-    if middle.is_empty() {
+/// The layout of that word; `None` if it is none of ours.
+pub(crate) fn layout_of(word: &str) -> Option<Layout> {
+    if word == "plain" {
         return Some(Layout::Plain);
     }
-    let layout = Layout::Ordered(middle.strip_prefix("__of")?.parse().ok()?);
-    (layout.check().is_ok() && unrouted_exchange(topic, layout) == unrouted).then_some(layout)
+    let layout = Layout::Ordered(word.strip_prefix("of")?.parse().ok()?);
+    (layout.check().is_ok() && layout_word(layout) == word).then_some(layout)
+}
+
+/// The longest name of a mark: the broker cuts the text of a refusal at 255 bytes, and that holds
+/// the name, the virtual host and the word.
+const MARK: usize = 45;
+/// The longest name of a virtual host with which the word is not cut.
+pub(crate) const VHOST: usize = 38;
+
+/// A name that is too long is cut, and ends in a hash of the whole.
+fn mark(name: String) -> String {
+    if name.len() <= MARK {
+        return name;
+    }
+    // FNV-1a, because the name may not change with the standard library. Names are ASCII.
+    let mix = |hash: u128, byte: u8| {
+        (hash ^ u128::from(byte)).wrapping_mul(0x0100_0000_0000_0000_0000_013b)
+    };
+    let hash = name.bytes().fold(0x6c62_272e_07bb_0142_62b8_2175_6295_c58d_u128, mix);
+    format!("{}~{hash:032x}", &name[..MARK - 33])
 }
 
 /// Keeps what no group gets, until the first one comes.
@@ -45,14 +72,14 @@ pub(crate) fn unrouted_queue(topic: &TopicName) -> String {
     format!("{topic}__unrouted")
 }
 
-/// Holds a record of each group of the topic.
+/// Holds a record of each group of the topic. No group is called `unrouted`.
 pub(crate) fn registry(topic: &TopicName) -> String {
-    format!("{topic}__groups")
+    format!("{topic}__unrouted__groups")
 }
 
 /// Whoever has it reads or changes the records.
 pub(crate) fn registry_lock(topic: &TopicName) -> String {
-    format!("{topic}__groups__lock")
+    format!("{topic}__unrouted__lock")
 }
 
 /// The key of a message in the exchange of its topic.
@@ -80,12 +107,12 @@ pub(crate) fn dead_letters(topic: &TopicName, group: &GroupName) -> String {
 
 /// The mark that keeps the lease of a group.
 pub(crate) fn lease_mark(topic: &TopicName, group: &GroupName) -> String {
-    group.derived(topic, Some("lease"))
+    mark(group.derived(topic, Some("lease")))
 }
 
 /// The mark that keeps which life of a group this is.
 pub(crate) fn life_mark(topic: &TopicName, group: &GroupName) -> String {
-    group.derived(topic, Some("life"))
+    mark(group.derived(topic, Some("life")))
 }
 
 /// The queue of a subscription without a group.
@@ -146,11 +173,10 @@ mod tests {
             let mut seen: HashMap<String, String> = HashMap::new();
             for (topic, group, n) in &names {
                 let (topic, n) = (topic, *n);
-                let ordered = Layout::Ordered(n);
                 let all = [
                     (exchange(topic), format!("exchange of {topic}")),
                     (lanes_exchange(topic, n), format!("exchange of {topic} {n}")),
-                    (unrouted_exchange(topic, ordered), format!("unrouted {topic} {n}")),
+                    (layout_mark(topic), format!("layout {topic}")),
                     (unrouted_queue(topic), format!("unrouted {topic}")),
                     (registry(topic), format!("groups {topic}")),
                     (registry_lock(topic), format!("lock {topic}")),
@@ -172,21 +198,18 @@ mod tests {
         }
 
         #[test]
-        fn layouts_are_read_back(topic in topics(), n in 1_u16..=1024) {
+        fn layouts_are_read_back(n in 1_u16..=1024) {
             for layout in [Layout::Plain, Layout::Ordered(n)] {
-                let name = unrouted_exchange(&topic, layout);
-                prop_assert_eq!(layout_of(&topic, &name), Some(layout));
+                prop_assert_eq!(layout_of(&layout_word(layout)), Some(layout));
             }
         }
     }
 
     #[test]
     fn what_is_not_ours_is_no_layout() {
-        let orders = TopicName::new("orders").unwrap();
-        for name in ["", "orders", "orders__of0__unrouted", "orders__of2000__unrouted", "x"] {
-            assert_eq!(layout_of(&orders, name), None, "{name}");
+        for word in ["", "orders", "of0", "of08", "of2000", "plainly", "?"] {
+            assert_eq!(layout_of(word), None, "{word}");
         }
-        assert_eq!(layout_of(&orders, "orders__of08__unrouted"), None);
     }
 
     #[test]
@@ -194,6 +217,18 @@ mod tests {
         let topic = TopicName::new("t".repeat(100)).unwrap();
         let group = GroupName::new("g".repeat(40)).unwrap();
         assert!(lane_queue(&topic, &group, 1024, 1023).len() <= 255);
+        for mark in [layout_mark(&topic), lease_mark(&topic, &group), life_mark(&topic, &group)] {
+            assert_eq!(mark.len(), MARK);
+            let text = format!(
+                "PRECONDITION_FAILED - inequivalent arg 'alternate-exchange' for exchange '{mark}' \
+                 in vhost '{}': received the value '{}' of type 'longstr' but current is the \
+                 value '{}' of type 'longstr'",
+                "v".repeat(VHOST),
+                "f".repeat(16),
+                "f".repeat(16),
+            );
+            assert!(text.rfind("' of type").is_some_and(|end| end + 14 <= 252), "{text}");
+        }
         let key = to_queue(&queue(&topic, &group, false), &"f".repeat(16));
         assert!(LEVELS * 2 + key.len() <= 255);
     }

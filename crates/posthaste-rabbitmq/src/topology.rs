@@ -1,5 +1,5 @@
-//! Topics: an exchange of the topic's name, with an alternate exchange whose name says how the
-//! topic is laid out; or, for a queue, a queue of that name.
+//! Topics: an exchange of the topic's name, with a mark that says how the topic is laid out; or, for
+//! a queue, a queue of that name.
 
 use std::sync::Arc;
 
@@ -45,9 +45,10 @@ async fn look(hub: &Hub, desk: &mut Desk<'_>, topic: &TopicName) -> Result<Topic
         };
     }
     let exchange = names::exchange(topic);
-    if let Some(difference) = desk.alternate_of(&exchange, ExchangeKind::Topic).await? {
+    if desk.has_exchange(&exchange).await? {
+        let word = desk.word(&names::layout_mark(topic)).await?;
         // One that somebody else made is plain, too.
-        let layout = names::layout_of(topic, &difference.found).unwrap_or_default();
+        let layout = word.and_then(|word| names::layout_of(&word)).unwrap_or_default();
         return Ok(TopicInfo::new(topic.clone(), layout, false, exchange));
     }
     match desk.queue_state(topic.as_str()).await? {
@@ -150,7 +151,12 @@ async fn create(hub: &Hub, desk: &mut Desk<'_>, spec: &TopicSpec) -> Result<()> 
         }
         return Ok(());
     }
-    let unrouted = names::unrouted_exchange(topic, spec.layout);
+    // Who says first how it is laid out is heard; whoever looks at it next is told.
+    let word = names::layout_word(spec.layout);
+    if desk.mark(&names::layout_mark(topic), &word).await? != word {
+        return create_as_found(desk, topic).await;
+    }
+    let unrouted = names::unrouted_exchange(topic);
     let queue = names::unrouted_queue(topic);
     let bytes = hub.settings.unrouted_bytes;
     refuse(desk.exchange(&unrouted, ExchangeKind::Fanout, FieldTable::default()).await?)?;
@@ -159,12 +165,7 @@ async fn create(hub: &Hub, desk: &mut Desk<'_>, spec: &TopicSpec) -> Result<()> 
     desk.bind(&queue, &unrouted, "").await?;
     let exchange = names::exchange(topic);
     let alternate = || arguments::alternate(&unrouted);
-    if let Some(difference) = desk.exchange(&exchange, ExchangeKind::Topic, alternate()).await?
-        && difference.setting != "alternate-exchange"
-    {
-        // What differs in its layout is told by whoever looks at it next.
-        return refuse(Some(difference));
-    }
+    refuse(desk.exchange(&exchange, ExchangeKind::Topic, alternate()).await?)?;
     match spec.layout.partitions() {
         Some(n) => {
             let lanes = names::lanes_exchange(topic, n);
@@ -178,6 +179,13 @@ async fn create(hub: &Hub, desk: &mut Desk<'_>, spec: &TopicSpec) -> Result<()> 
         }
     }
     Ok(())
+}
+
+/// Another layout was said before. Its exchange may be still to come: so that the difference is
+/// told, it is made.
+async fn create_as_found(desk: &mut Desk<'_>, topic: &TopicName) -> Result<()> {
+    let alternate = arguments::alternate(&names::unrouted_exchange(topic));
+    refuse(desk.exchange(&names::exchange(topic), ExchangeKind::Topic, alternate).await?)
 }
 
 /// Refuses what a queue of this broker cannot keep.
@@ -229,9 +237,10 @@ pub(crate) async fn delete(hub: &Hub, topic: &TopicName) -> Result<()> {
         groups::delete(hub, &mut desk, topic, &record.group, layout, queue).await?;
         desk.delete_queue(&names::dead_letters(topic, &record.group)).await?;
     }
-    desk.delete_exchange(&names::unrouted_exchange(topic, layout)).await?;
+    desk.delete_exchange(&names::unrouted_exchange(topic)).await?;
     desk.delete_queue(&names::unrouted_queue(topic)).await?;
     desk.delete_queue(&names::registry(topic)).await?;
+    desk.delete_exchange(&names::layout_mark(topic)).await?;
     desk.close().await;
     Ok(())
 }
