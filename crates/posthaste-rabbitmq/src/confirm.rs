@@ -1,0 +1,139 @@
+//! A batch on a confirm channel: everything is written in order, then every answer is awaited.
+//!
+//! The client pairs a message that came back with whichever confirmation is resolved next, which
+//! need not be its own. So a channel has one batch at a time, all of its answers are awaited, and
+//! what came back is found by what it is.
+
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesOrdered;
+use lapin::message::BasicReturnMessage;
+use lapin::options::BasicPublishOptions;
+use lapin::{Channel, Confirmation};
+use posthaste_core::{Error, ErrorKind, Result};
+use smallvec::SmallVec;
+use tokio::time::Instant;
+
+use crate::error::{self, BROKER};
+use crate::outgoing::Outgoing;
+
+/// One outcome for each message of a batch.
+pub(crate) type Sent = SmallVec<[Result<()>; 1]>;
+
+/// Sends the batch and awaits its answers, at most until then. The second value says whether the
+/// channel can be used again.
+///
+/// # Cancel safety
+/// When dropped, each message may or may not be stored, and the channel must not be used again.
+pub(crate) async fn send(
+    channel: &Channel,
+    batch: Vec<Outgoing>,
+    until: Instant,
+) -> (Sent, bool) {
+    let mut answers: SmallVec<[lapin::Result<Confirmation>; 1]> = SmallVec::new();
+    let size = batch.len();
+    // What is needed to tell what came back; the text and the bytes are shared or short.
+    let marks: Vec<Mark> = batch.iter().map(Mark::of).collect();
+    let sending = async {
+        let mut flying: FuturesOrdered<_> =
+            batch.into_iter().map(|message| one(channel, message)).collect();
+        while let Some(answer) = flying.next().await {
+            answers.push(answer);
+        }
+    };
+    let in_time = tokio::time::timeout_at(until, sending).await.is_ok();
+    let reusable = in_time && channel.status().connected();
+    (outcomes(answers, &marks, size), reusable)
+}
+
+async fn one(channel: &Channel, message: Outgoing) -> lapin::Result<Confirmation> {
+    let Outgoing { exchange, routing_key, properties, body } = message;
+    // Mandatory: without it, the broker confirms what no queue takes.
+    let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
+    channel.basic_publish(exchange, routing_key, options, &body, properties).await?.await
+}
+
+/// What a message is known by.
+struct Mark {
+    id: Option<Box<str>>,
+    body: bytes::Bytes,
+}
+
+impl Mark {
+    fn of(message: &Outgoing) -> Self {
+        let id = message.properties.message_id().as_ref();
+        Self { id: id.map(|id| id.as_str().into()), body: message.body.clone() }
+    }
+
+    fn is(&self, returned: &BasicReturnMessage) -> bool {
+        let id = returned.properties.message_id().as_ref().map(|id| id.as_str());
+        self.id.as_deref() == id && returned.data == self.body
+    }
+}
+
+fn outcomes(
+    answers: SmallVec<[lapin::Result<Confirmation>; 1]>,
+    marks: &[Mark],
+    size: usize,
+) -> Sent {
+    let mut returned = Vec::new();
+    let mut sent: Sent = SmallVec::with_capacity(size);
+    for answer in answers {
+        sent.push(match answer {
+            Ok(Confirmation::Ack(message)) => {
+                returned.extend(message);
+                Ok(())
+            }
+            Ok(Confirmation::Nack(message)) => {
+                returned.extend(message);
+                Err(refused())
+            }
+            Ok(Confirmation::NotRequested) => Err(Error::new(
+                ErrorKind::Fatal,
+                "a message was sent on a channel without confirmations",
+            )
+            .with_may_be_stored(true)
+            .with_broker(BROKER)),
+            Err(native) => Err(error::publish(native)),
+        });
+    }
+    while sent.len() < size {
+        sent.push(Err(unanswered()));
+    }
+    for message in returned {
+        // Messages that are alike are interchangeable: each that came back marks one of them.
+        let found = marks
+            .iter()
+            .zip(&mut sent)
+            .find(|(mark, outcome)| !is_unroutable(outcome) && mark.is(&message));
+        if let Some((_, outcome)) = found {
+            *outcome = Err(unroutable(&message));
+        }
+    }
+    sent
+}
+
+fn is_unroutable(outcome: &Result<()>) -> bool {
+    outcome.as_ref().is_err_and(|error| error.kind() == ErrorKind::Unroutable)
+}
+
+#[cold]
+fn unroutable(message: &BasicReturnMessage) -> Error {
+    Error::new(ErrorKind::Unroutable, "no queue takes the message")
+        .with_context("broker said", message.reply_text.as_str().escape_debug())
+        .with_broker(BROKER)
+}
+
+/// One of the queues did not take it; others may have.
+#[cold]
+fn refused() -> Error {
+    Error::new(ErrorKind::Backpressure, "a queue is full, or cannot take messages now")
+        .with_may_be_stored(true)
+        .with_broker(BROKER)
+}
+
+#[cold]
+fn unanswered() -> Error {
+    Error::new(ErrorKind::Timeout, "the broker did not confirm the message in time")
+        .with_may_be_stored(true)
+        .with_broker(BROKER)
+}
