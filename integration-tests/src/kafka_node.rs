@@ -55,7 +55,7 @@ pub(crate) struct Node {
 impl Node {
     /// Starts one like the recorded one, and waits until it answers.
     pub(crate) async fn start(like: &Record, permit: OwnedSemaphorePermit) -> Result<Self> {
-        let [java @ .., main, config] = &*like.args else {
+        let [java @ .., main, config] = &*like.server.args else {
             return Err(Error::invalid("the record does not say how Kafka is started"));
         };
         if main != MAIN {
@@ -77,8 +77,8 @@ impl Node {
         let addr = local(*port);
         let spec = ServerSpec::new("/bin/sh", data, Ready::check(move || ready(addr)))
             .args(["-c", IN_FOLDER])
-            .arg(&like.folder)
-            .arg(&like.program)
+            .arg(&like.server.folder)
+            .arg(&like.server.program)
             .args(java)
             .args([HEAP, main])
             .arg(&own);

@@ -30,11 +30,11 @@ pub(crate) fn harness(id: &str) -> std::result::Result<Arc<dyn Harness>, String>
     let given = variable(&url_variable(id));
     let record = record::read(id);
     let (url, version, program) = match (given, record) {
-        (Some(url), Ok(record)) => (url, Some(record.version), Some(record.program)),
+        (Some(url), Ok(record)) => (url, Some(record.version), Some(record.server.program)),
         (Some(url), Err(_)) => (url, None, None),
         (None, record) => {
             let record = record?;
-            (record.url, Some(record.version), Some(record.program))
+            (record.url, Some(record.version), Some(record.server.program))
         }
     };
     let name = match &version {

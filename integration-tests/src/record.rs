@@ -11,18 +11,34 @@ use serde::Deserialize;
 pub(crate) struct Record {
     pub(crate) version: String,
     pub(crate) url: String,
-    /// The server's executable, for private instances.
-    pub(crate) program: PathBuf,
-    /// How it was called, and where.
-    pub(crate) args: Vec<String>,
-    pub(crate) folder: PathBuf,
+    /// Further URLs, by purpose.
+    #[serde(default)]
+    pub(crate) urls: BTreeMap<String, String>,
+    /// How the server was started, for private instances.
+    #[serde(flatten)]
+    pub(crate) server: Process,
+    /// Processes that it needs, in the order in which they were started.
+    #[serde(default)]
+    pub(crate) others: Vec<Process>,
     pub(crate) ports: Vec<u16>,
+    /// Its data and configuration.
+    pub(crate) state: PathBuf,
     /// The user of a login by password.
     #[serde(default)]
     pub(crate) user: Option<String>,
     /// Files that clients need, by purpose.
     #[serde(default)]
     pub(crate) files: BTreeMap<String, PathBuf>,
+}
+
+/// How one process was started.
+#[derive(Debug, Clone, Deserialize)]
+pub(crate) struct Process {
+    pub(crate) program: PathBuf,
+    pub(crate) args: Vec<String>,
+    #[serde(default)]
+    pub(crate) env: BTreeMap<String, String>,
+    pub(crate) folder: PathBuf,
 }
 
 /// `target/brokers` of this workspace.

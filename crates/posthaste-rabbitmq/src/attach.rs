@@ -4,8 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lapin::options::{
-    BasicCancelOptions, BasicConsumeOptions, BasicQosOptions, QueueBindOptions,
-    QueueDeclareOptions,
+    BasicCancelOptions, BasicConsumeOptions, BasicQosOptions, QueueBindOptions, QueueDeclareOptions,
 };
 use lapin::types::{FieldTable, ShortString};
 use lapin::{Channel, Consumer};
@@ -102,7 +101,9 @@ pub(crate) async fn attach(line: &Line, again: bool) -> Result<Attached> {
         let (at, error) = missing;
         let planned = at.and_then(|at| Some((at, line.plan.topics.get(at)?)));
         match planned {
-            Some((at, planned)) if line.plan.topology == Topology::Create && !lost.contains(&at) => {
+            Some((at, planned))
+                if line.plan.topology == Topology::Create && !lost.contains(&at) =>
+            {
                 create_again(line, planned).await?;
                 lost.push(at);
             }
@@ -210,7 +211,9 @@ async fn declare_ephemeral(line: &Line, channel: &Channel, planned: &TopicPlan) 
             let exchange = ShortString::try_new(exchange).unwrap_or_default();
             let key = ShortString::try_new(key).unwrap_or_default();
             let options = QueueBindOptions::default();
-            channel.queue_bind(queue.clone(), exchange, key, options, FieldTable::default()).await?;
+            channel
+                .queue_bind(queue.clone(), exchange, key, options, FieldTable::default())
+                .await?;
         }
         Ok(())
     };

@@ -24,11 +24,7 @@ pub(crate) type Sent = SmallVec<[Result<()>; 1]>;
 ///
 /// # Cancel safety
 /// When dropped, each message may or may not be stored, and the channel must not be used again.
-pub(crate) async fn send(
-    channel: &Channel,
-    batch: Vec<Outgoing>,
-    until: Instant,
-) -> (Sent, bool) {
+pub(crate) async fn send(channel: &Channel, batch: Vec<Outgoing>, until: Instant) -> (Sent, bool) {
     let mut answers: SmallVec<[lapin::Result<Confirmation>; 1]> = SmallVec::new();
     let size = batch.len();
     // What is needed to tell what came back; the text and the bytes are shared or short.

@@ -225,18 +225,15 @@ pub(crate) fn is_brokers(name: &str) -> bool {
 }
 
 /// The envelope of any message.
-pub(crate) fn envelope(
-    properties: &BasicProperties,
-    body: Bytes,
-    origin: &Origin<'_>,
-) -> Envelope {
+pub(crate) fn envelope(properties: &BasicProperties, body: Bytes, origin: &Origin<'_>) -> Envelope {
     let pairs = pairs(properties);
     let seconds = properties.timestamp().and_then(|seconds| i64::try_from(seconds).ok());
     let fingerprint = Fingerprint { pairs: &pairs, body: &body.clone(), origin };
     let context = ForeignContext {
         id: &fingerprint,
         source: &format_args!("amqp:{}", origin.exchange),
-        time: seconds.and_then(|seconds| Some(Timestamp::from_micros(seconds.checked_mul(1_000_000)?))),
+        time: seconds
+            .and_then(|seconds| Some(Timestamp::from_micros(seconds.checked_mul(1_000_000)?))),
     };
     let headers = pairs.iter().map(|(name, value)| (*name, &**value));
     wire::read(HeaderStyle::Colon, headers, None, body, &context)
@@ -284,8 +281,7 @@ fn from_death(
     };
     let mut letter = DeadLetter::new(envelope, reason, topic.clone(), group.clone());
     letter.attempts = attempt(properties, false, true).count;
-    if let Some(AMQPValue::Timestamp(seconds)) =
-        death.and_then(|death| death.inner().get("time"))
+    if let Some(AMQPValue::Timestamp(seconds)) = death.and_then(|death| death.inner().get("time"))
         && let Some(micros) = i64::try_from(*seconds).ok().and_then(|s| s.checked_mul(1_000_000))
     {
         letter.failed_at = Timestamp::from_micros(micros);
@@ -303,14 +299,9 @@ pub(crate) fn letter_id(properties: &BasicProperties, body: &Bytes, origin: &Ori
 }
 
 /// Which delivery to the group it is. `counted` says whether the queue counts deliveries.
-pub(crate) fn attempt(
-    properties: &BasicProperties,
-    redelivered: bool,
-    counted: bool,
-) -> Attempt {
+pub(crate) fn attempt(properties: &BasicProperties, redelivered: bool, counted: bool) -> Attempt {
     let table = properties.headers().as_ref();
-    let number =
-        |name| table.and_then(|table| table::number(table, name)).unwrap_or_default();
+    let number = |name| table.and_then(|table| table::number(table, name)).unwrap_or_default();
     let before = number(wire::ATTEMPT);
     // From 4.3 on what was given back without fault is counted apart.
     let here = number("x-delivery-count").max(number("x-acquired-count"));

@@ -60,8 +60,7 @@ impl<'a> Reader<'a> {
             routing_key: delivery.routing_key.as_str(),
         };
         let id = LetterId::new(convert::letter_id(&delivery.properties, &body, &origin));
-        let letter =
-            convert::letter(&delivery.properties, body, &origin, self.topic, self.group);
+        let letter = convert::letter(&delivery.properties, body, &origin, self.topic, self.group);
         Ok(Some(Taken { tag: delivery.delivery_tag, stored: StoredLetter::new(id, letter) }))
     }
 

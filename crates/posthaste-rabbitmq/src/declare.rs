@@ -168,9 +168,8 @@ impl<'a> Desk<'a> {
     pub(crate) async fn delete_exchange(&mut self, name: &str) -> Result<()> {
         let name = short("exchange", name)?;
         let options = ExchangeDeleteOptions::default();
-        let asked = self.ask("a deletion", async |channel| {
-            channel.exchange_delete(name, options).await
-        });
+        let asked =
+            self.ask("a deletion", async |channel| channel.exchange_delete(name, options).await);
         gone(asked.await?)
     }
 
@@ -178,9 +177,8 @@ impl<'a> Desk<'a> {
     pub(crate) async fn delete_queue(&mut self, name: &str) -> Result<()> {
         let name = short("queue", name)?;
         let options = QueueDeleteOptions::default();
-        let asked = self.ask("a deletion", async |channel| {
-            channel.queue_delete(name, options).await.map(drop)
-        });
+        let asked = self
+            .ask("a deletion", async |channel| channel.queue_delete(name, options).await.map(drop));
         gone(asked.await?)
     }
 

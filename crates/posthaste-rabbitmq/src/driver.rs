@@ -196,10 +196,8 @@ fn read(
 
 fn received(mut delivery: Delivery, source: &Source, generation: u32) -> Received {
     let body = Bytes::from(std::mem::take(&mut delivery.data));
-    let origin = Origin {
-        exchange: delivery.exchange.as_str(),
-        routing_key: delivery.routing_key.as_str(),
-    };
+    let origin =
+        Origin { exchange: delivery.exchange.as_str(), routing_key: delivery.routing_key.as_str() };
     let attempt = convert::attempt(&delivery.properties, delivery.redelivered, source.counted);
     let envelope = convert::envelope(&delivery.properties, body, &origin);
     let token = Token::sequence(source.number, generation, delivery.delivery_tag);

@@ -77,9 +77,7 @@ pub(crate) fn connect(error: lapin::Error, server: &str, vhost: &str) -> Error {
             }
             _ => return native(error).with_context("server", server.escape_debug()),
         },
-        Native::AuthProviderError(_) => {
-            Error::new(ErrorKind::Auth, "the login could not be made")
-        }
+        Native::AuthProviderError(_) => Error::new(ErrorKind::Auth, "the login could not be made"),
         Native::IOError(io) if is_tls_fault(io) => {
             Error::new(ErrorKind::Connection, "the TLS handshake failed").with_retry(Retry::Never)
         }
@@ -119,8 +117,7 @@ pub(crate) fn reply(error: &lapin::Error) -> Option<&AMQPError> {
 
 /// Whether the broker knows nothing of that name.
 pub(crate) fn is_not_found(error: &lapin::Error) -> bool {
-    reply(error)
-        .is_some_and(|reply| *reply.kind() == AMQPErrorKind::Soft(AMQPSoftError::NOTFOUND))
+    reply(error).is_some_and(|reply| *reply.kind() == AMQPErrorKind::Soft(AMQPSoftError::NOTFOUND))
 }
 
 /// Whether somebody else has it for himself.
@@ -177,7 +174,9 @@ fn classify(reply: &AMQPError) -> (ErrorKind, &'static str) {
     match reply.kind() {
         AMQPErrorKind::Soft(soft) => match soft {
             AMQPSoftError::CONTENTTOOLARGE => (K::TooLarge, "the message is too large"),
-            AMQPSoftError::NOCONSUMERS | AMQPSoftError::NOROUTE => (K::Unroutable, "nobody takes the message"),
+            AMQPSoftError::NOCONSUMERS | AMQPSoftError::NOROUTE => {
+                (K::Unroutable, "nobody takes the message")
+            }
             AMQPSoftError::ACCESSREFUSED if says("exclusive use") => {
                 (K::Conflict, "somebody else has the queue for himself")
             }
@@ -217,7 +216,7 @@ fn classify(reply: &AMQPError) -> (ErrorKind, &'static str) {
 /// A publish that was under way failed.
 #[cold]
 pub(crate) fn publish(error: lapin::Error) -> Error {
-    let may_be_stored = !reply(&error)
-        .is_some_and(|reply| matches!(reply.kind(), AMQPErrorKind::Soft(_)));
+    let may_be_stored =
+        !reply(&error).is_some_and(|reply| matches!(reply.kind(), AMQPErrorKind::Soft(_)));
     native(error).with_may_be_stored(may_be_stored)
 }

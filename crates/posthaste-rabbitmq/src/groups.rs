@@ -65,9 +65,7 @@ pub(crate) async fn ensure(
     }
     delay::ensure(hub).await?;
     let mut desk = Desk::new(hub);
-    let wish = Wish {
-        replicas: hub.known(topic).and_then(|known| known.spec?.replicas),
-    };
+    let wish = Wish { replicas: hub.known(topic).and_then(|known| known.spec?.replicas) };
     let declared = declare(hub, &mut desk, topic, group, layout, queue, wish).await;
     let made = match declared {
         Ok(made) => made,
@@ -227,9 +225,8 @@ pub(crate) async fn lease(
     let millis = kept.strip_suffix("ms").and_then(|number| number.parse().ok());
     let found = millis.map_or(wanted, std::time::Duration::from_millis);
     let differs = found.as_millis() != wanted.as_millis();
-    let difference = differs.then(|| {
-        Difference::new("lease", format_args!("{wanted:?}"), format_args!("{found:?}"))
-    });
+    let difference = differs
+        .then(|| Difference::new("lease", format_args!("{wanted:?}"), format_args!("{found:?}")));
     Ok((if differs { found } else { wanted }, difference))
 }
 

@@ -136,9 +136,7 @@ impl Line {
             let ordered = self.plan.is_ordered() && state.stopping;
             let Some(channel) = state.channel.clone() else { return Err(gone()) };
             // What a closing channel gives back stays where it is in the books.
-            told.retain(|(tag, how)| {
-                !(ordered && *how != Told::Ack) && state.book.settle(*tag)
-            });
+            told.retain(|(tag, how)| !(ordered && *how != Told::Ack) && state.book.settle(*tag));
             for (tag, how) in &told {
                 match how {
                     Told::Ack => {}

@@ -134,8 +134,7 @@ impl Link {
 
     async fn wait(&self, until: Instant, unblocked: bool) -> Result<(Arc<Connection>, u32)> {
         let usable = |state: &LinkState| {
-            state.closed
-                || state.connection.is_some() && !(unblocked && state.blocked.is_some())
+            state.closed || state.connection.is_some() && !(unblocked && state.blocked.is_some())
         };
         let found = |state: &LinkState| match &state.connection {
             _ if state.closed => Err(error::closed()),
@@ -199,7 +198,11 @@ impl Link {
     }
 
     /// Keeps it up until all is closed; then says goodbye.
-    pub(crate) async fn keep(self: Arc<Self>, connector: Arc<Connector>, closing: CancellationToken) {
+    pub(crate) async fn keep(
+        self: Arc<Self>,
+        connector: Arc<Connector>,
+        closing: CancellationToken,
+    ) {
         let kept = async {
             loop {
                 if self.state.borrow().connection.is_none() {
@@ -299,7 +302,9 @@ impl Link {
     fn lost(&self, last: Option<lapin::Error>) -> Error {
         match last {
             Some(native) => error::native(native),
-            None => Error::new(ErrorKind::Connection, "the connection was lost").with_broker(BROKER),
+            None => {
+                Error::new(ErrorKind::Connection, "the connection was lost").with_broker(BROKER)
+            }
         }
     }
 

@@ -40,12 +40,9 @@ pub(crate) async fn publish(
             Err(error) => outcomes.push(Some(Err(error))),
         }
     }
-    let mut sent = if messages.is_empty() {
-        Default::default()
-    } else {
-        hub.pool.send(messages).await
-    }
-    .into_iter();
+    let mut sent =
+        if messages.is_empty() { Default::default() } else { hub.pool.send(messages).await }
+            .into_iter();
     let mut changed = false;
     let answered = outcomes.into_iter().zip(batch).map(|(outcome, envelope)| {
         outcome.unwrap_or_else(|| match sent.next() {
@@ -106,9 +103,7 @@ async fn target(hub: &Hub, to: &Destination, delay: Option<Duration>) -> Result<
             exchange: binding.exchange.clone(),
             key: Some(binding.routing_key.clone()),
         },
-        (None, true, _) => {
-            Target::Now { exchange: String::new(), key: Some(topic.to_string()) }
-        }
+        (None, true, _) => Target::Now { exchange: String::new(), key: Some(topic.to_string()) },
         (None, false, None) => Target::Now {
             exchange: names::exchange(topic),
             key: Some(names::routing_key(topic, None)),
@@ -144,12 +139,7 @@ async fn check(hub: &Hub, to: &Destination) -> Result<()> {
     Ok(())
 }
 
-fn message(
-    hub: &Hub,
-    to: &Destination,
-    target: &Target,
-    envelope: &Envelope,
-) -> Result<Outgoing> {
+fn message(hub: &Hub, to: &Destination, target: &Target, envelope: &Envelope) -> Result<Outgoing> {
     let body = envelope.payload().clone();
     convert::check_size(&body, hub.settings.max_message_bytes)?;
     let properties = convert::properties(envelope)?;
@@ -163,9 +153,7 @@ fn message(
             (short("exchange", exchange.clone())?, short("routing key", key)?)
         }
         Target::Later(delay, Some(end)) => delay::route(*delay, end)?,
-        Target::Later(delay, None) => {
-            delay::route(*delay, &names::to_topic(&to.topic, partition))?
-        }
+        Target::Later(delay, None) => delay::route(*delay, &names::to_topic(&to.topic, partition))?,
     };
     Ok(Outgoing { exchange, routing_key, properties, body })
 }

@@ -46,10 +46,7 @@ impl RabbitmqSettler {
     fn letter(letter: &DeadLetter) -> Result<Outgoing> {
         Ok(Outgoing {
             exchange: short("exchange", "")?,
-            routing_key: short(
-                "routing key",
-                names::dead_letters(&letter.topic, &letter.group),
-            )?,
+            routing_key: short("routing key", names::dead_letters(&letter.topic, &letter.group))?,
             properties: convert::letter_properties(letter, &dead_letter::new_id())?,
             body: letter.envelope.payload().clone(),
         })

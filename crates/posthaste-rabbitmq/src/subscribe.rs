@@ -143,11 +143,7 @@ async fn plan(
     Ok(TopicPlan { topic: topic.clone(), group: group.cloned(), layout, queue, queues })
 }
 
-async fn find(
-    hub: &Hub,
-    topic: &TopicName,
-    request: &SubscribeRequest,
-) -> Result<(Layout, bool)> {
+async fn find(hub: &Hub, topic: &TopicName, request: &SubscribeRequest) -> Result<(Layout, bool)> {
     if request.topology == Topology::Assume {
         if let Some(known) = hub.known(topic) {
             return Ok((known.layout, known.queue));

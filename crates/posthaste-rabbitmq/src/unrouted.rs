@@ -61,10 +61,8 @@ pub(crate) async fn drain(
 fn copy(message: BasicGetMessage, layout: Layout, own: &str, lanes: &[String]) -> Result<Outgoing> {
     let mut delivery = message.delivery;
     let body = Bytes::from(std::mem::take(&mut delivery.data));
-    let origin = Origin {
-        exchange: delivery.exchange.as_str(),
-        routing_key: delivery.routing_key.as_str(),
-    };
+    let origin =
+        Origin { exchange: delivery.exchange.as_str(), routing_key: delivery.routing_key.as_str() };
     // One of ours was meant for a partition; one of another program has none.
     let envelope = convert::envelope(&delivery.properties, body.clone(), &origin);
     let lane = layout.partition(&envelope).filter(|_| !envelope.is_foreign());

@@ -143,7 +143,8 @@ fn scheme(url: &str) -> Result<&str> {
     if fine { Ok(scheme) } else { Err(missing()) }
 }
 
-const KNOWN: &str = "known are memory://, kafka://, kafkas://, nats://, tls://, nats-core://, amqp:// and amqps://";
+const KNOWN: &str =
+    "known are memory://, kafka://, kafkas://, nats://, tls://, nats-core://, amqp:// and amqps://";
 
 #[cold]
 fn unknown(scheme: &str) -> Error {
