@@ -131,12 +131,28 @@ async fn create_again(line: &Line, planned: &TopicPlan) -> Result<()> {
     Ok(())
 }
 
+/// A channel that is being opened. If it does not come to that, it is closed in good order.
+struct Fresh<'a> {
+    line: &'a Line,
+    channel: Option<Channel>,
+    consumers: Vec<Consumer>,
+}
+
+impl Drop for Fresh<'_> {
+    fn drop(&mut self) {
+        if let Some(channel) = self.channel.take() {
+            self.line.retire(channel, std::mem::take(&mut self.consumers));
+        }
+    }
+}
+
 type Failed = (Option<usize>, Error);
 
 async fn open(line: &Line) -> std::result::Result<Attached, Failed> {
     let hub = &line.hub;
     let until = hub.until();
     let (channel, _) = hub.consume.channel(until).await.map_err(|error| (None, error))?;
+    let mut fresh = Fresh { line, channel: Some(channel.clone()), consumers: Vec::new() };
     let mut queues = Vec::new();
     for (at, planned) in line.plan.topics.iter().enumerate() {
         if planned.group.is_none() {
@@ -166,6 +182,7 @@ async fn open(line: &Line) -> std::result::Result<Attached, Failed> {
         };
         let consumer = hub.consume.answer(hub.until(), "a consumer", consuming).await;
         let consumer = consumer.map_err(|error| (Some(at), error.with_context("queue", queue)))?;
+        fresh.consumers.push(consumer.clone());
         sources.push(Source {
             consumer,
             lane: Arc::new(Lane::new(planned.topic.clone(), partition)),
@@ -176,8 +193,8 @@ async fn open(line: &Line) -> std::result::Result<Attached, Failed> {
         });
     }
     let lanes = sources.iter().map(|source| Arc::clone(&source.lane)).collect();
-    let consumers = sources.iter().map(|source| source.consumer.clone()).collect();
-    let generation = line.open(&channel, consumers, lanes);
+    fresh.channel = None;
+    let generation = line.open(&channel, std::mem::take(&mut fresh.consumers), lanes);
     Ok(Attached { channel, generation, sources, lost: Vec::new() })
 }
 
@@ -194,26 +211,28 @@ async fn declare_ephemeral(line: &Line, channel: &Channel, planned: &TopicPlan) 
     let hub = &line.hub;
     delay::ensure(hub).await?;
     let own = || short("queue", &*planned.queues.own);
-    let (exchange, key) = match hub.binding(&planned.topic) {
-        Some(binding) => (binding.exchange.clone(), binding.binding_key().to_owned()),
-        None => (names::exchange(&planned.topic), "#".to_owned()),
+    let (exchange, key, arguments) = match hub.binding(&planned.topic) {
+        Some(binding) => {
+            (binding.exchange.clone(), binding.binding_key().to_owned(), binding.arguments())
+        }
+        None => (names::exchange(&planned.topic), "#".to_owned(), FieldTable::default()),
     };
     let arrival = delay::arrival(&names::to_queue(&planned.queues.own, names::EPHEMERAL_LIFE));
-    let mut bindings = vec![(exchange, key), (names::DELIVER.to_owned(), arrival)];
+    let none = FieldTable::default;
+    let mut bindings =
+        vec![(exchange, key, arguments), (names::DELIVER.to_owned(), arrival, none())];
     if let Some(n) = planned.layout.partitions() {
-        bindings.push((names::lanes_exchange(&planned.topic, n), "#".to_owned()));
+        bindings.push((names::lanes_exchange(&planned.topic, n), "#".to_owned(), none()));
     }
     let queue = own()?;
     let declaring = async {
         let options = QueueDeclareOptions::exclusive().auto_delete();
         channel.queue_declare(queue.clone(), options, FieldTable::default()).await?;
-        for (exchange, key) in bindings {
+        for (exchange, key, arguments) in bindings {
             let exchange = ShortString::try_new(exchange).unwrap_or_default();
             let key = ShortString::try_new(key).unwrap_or_default();
             let options = QueueBindOptions::default();
-            channel
-                .queue_bind(queue.clone(), exchange, key, options, FieldTable::default())
-                .await?;
+            channel.queue_bind(queue.clone(), exchange, key, options, arguments).await?;
         }
         Ok(())
     };

@@ -107,7 +107,7 @@ impl RabbitmqConfig {
         self
     }
 
-    /// The virtual host, at most 38 bytes. Default: `/`.
+    /// The virtual host, at most 36 bytes. Default: `/`.
     pub fn vhost(mut self, vhost: impl Into<String>) -> Self {
         self.vhost = vhost.into();
         self
@@ -236,7 +236,7 @@ impl RabbitmqConfig {
             }
         }
         if self.vhost.len() > names::VHOST {
-            return wrong("vhost", "the option must be at most 38 bytes: answers would be cut");
+            return wrong("vhost", "the option must be at most 36 bytes: answers would be cut");
         }
         if let Login::Password { user, .. } = &self.login
             && user.is_empty()

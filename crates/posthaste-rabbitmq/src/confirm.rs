@@ -133,3 +133,66 @@ fn unanswered() -> Error {
         .with_may_be_stored(true)
         .with_broker(BROKER)
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use lapin::BasicProperties;
+    use lapin::message::Delivery;
+    use lapin::types::ShortString;
+
+    use super::*;
+
+    fn mark(id: &str, body: &'static [u8]) -> Mark {
+        Mark { id: Some(id.into()), body: Bytes::from_static(body) }
+    }
+
+    fn returned(id: &str, body: &[u8]) -> BasicReturnMessage {
+        let (exchange, key) = (ShortString::from("e"), ShortString::from("k"));
+        let mut delivery = Delivery::mock(0, exchange, key, false, body.to_vec());
+        delivery.properties = BasicProperties::default().with_message_id(ShortString::from(id));
+        BasicReturnMessage { delivery, reply_code: 312, reply_text: ShortString::from("NO_ROUTE") }
+    }
+
+    fn kinds(sent: &Sent) -> Vec<Option<ErrorKind>> {
+        sent.iter().map(|outcome| outcome.as_ref().err().map(Error::kind)).collect()
+    }
+
+    /// The client gives the second's message to the first, and the third's to the fourth.
+    #[test]
+    fn what_came_back_is_told_by_what_it_is() {
+        let marks = [mark("a", b"1"), mark("b", b"2"), mark("c", b"3"), mark("d", b"4")];
+        let answers = [
+            Ok(Confirmation::Ack(Some(returned("b", b"2")))),
+            Ok(Confirmation::Ack(None)),
+            Ok(Confirmation::Ack(None)),
+            Ok(Confirmation::Nack(Some(returned("c", b"3")))),
+        ];
+        let sent = outcomes(answers.into_iter().collect(), &marks, 4);
+        let gone = Some(ErrorKind::Unroutable);
+        assert_eq!(kinds(&sent), [None, gone, gone, Some(ErrorKind::Backpressure)]);
+        assert!(sent.iter().flat_map(Result::as_ref).count() == 1);
+    }
+
+    #[test]
+    fn messages_that_are_alike_come_back_one_by_one() {
+        let marks = [mark("a", b"1"), mark("a", b"1"), mark("a", b"2")];
+        let answers = [
+            Ok(Confirmation::Ack(Some(returned("a", b"1")))),
+            Ok(Confirmation::Ack(Some(returned("a", b"1")))),
+            Ok(Confirmation::Ack(None)),
+        ];
+        let sent = outcomes(answers.into_iter().collect(), &marks, 3);
+        let gone = Some(ErrorKind::Unroutable);
+        assert_eq!(kinds(&sent), [gone, gone, None]);
+    }
+
+    #[test]
+    fn what_was_not_answered_may_be_stored() {
+        let marks = [mark("a", b"1"), mark("b", b"2")];
+        let answers = [Ok(Confirmation::Ack(None))];
+        let sent = outcomes(answers.into_iter().collect(), &marks, 2);
+        assert_eq!(kinds(&sent), [None, Some(ErrorKind::Timeout)]);
+        assert!(sent[1].as_ref().is_err_and(Error::may_be_stored));
+    }
+}

@@ -342,3 +342,143 @@ impl fmt::Display for Fingerprint<'_> {
 pub(crate) fn unknown_verdict() -> Error {
     Error::unsupported("this verdict is not known here").with_broker(error::BROKER)
 }
+
+#[cfg(test)]
+mod tests {
+    use posthaste_core::Cause;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const ORIGIN: Origin<'_> = Origin { exchange: "orders", routing_key: "orders" };
+
+    fn sample() -> Envelope {
+        Envelope::builder("order.placed")
+            .source("/shop")
+            .key(&b"k\xff\n"[..])
+            .subject("K\u{fc}che \u{1f373}")
+            .header("tenant", "acme")
+            .payload(&b"\x00\xff\r\n"[..])
+            .build()
+            .unwrap()
+    }
+
+    fn names() -> (TopicName, GroupName) {
+        (TopicName::new("orders").unwrap(), GroupName::new("billing").unwrap())
+    }
+
+    #[test]
+    fn native_properties_come_first() {
+        let properties = properties(&sample()).unwrap();
+        assert_eq!(properties.kind().as_ref().map(ShortString::as_str), Some("order.placed"));
+        assert_eq!(properties.delivery_mode(), &Some(2));
+        assert!(properties.timestamp().is_some() && properties.expiration().is_none());
+        let headers = properties.headers().as_ref().unwrap();
+        assert_eq!(table::text(headers, "tenant"), Some("acme"));
+        assert!(!headers.inner().contains_key("cloudEvents:type"));
+    }
+
+    #[test]
+    fn what_is_too_long_for_a_property_is_a_header() {
+        let long = "x".repeat(300);
+        let sent = Envelope::builder(long.as_str()).id(long.as_str()).source("/s").build().unwrap();
+        let properties = properties(&sent).unwrap();
+        assert!(properties.message_id().is_none() && properties.kind().is_none());
+        let read = envelope(&properties, Bytes::new(), &ORIGIN);
+        assert_eq!((read.id(), read.event_type()), (&*long, &*long));
+    }
+
+    #[test]
+    fn headers_that_fit_no_frame_are_too_large() {
+        let large = sample().to_builder().header("h", vec![b'x'; FRAME]).build().unwrap();
+        assert_eq!(properties(&large).unwrap_err().kind(), ErrorKind::TooLarge);
+    }
+
+    #[test]
+    fn a_message_that_says_nothing_is_foreign_and_has_a_lasting_id() {
+        let read = |count: i64, body: &'static [u8]| {
+            let mut headers = FieldTable::default();
+            headers.insert("tenant".into(), AMQPValue::LongInt(7));
+            headers.insert("x-delivery-count".into(), AMQPValue::LongLongInt(count));
+            let properties = BasicProperties::default().with_headers(headers);
+            envelope(&properties, Bytes::from_static(body), &ORIGIN)
+        };
+        let first = read(0, b"x");
+        assert!(first.is_foreign());
+        assert_eq!(first.header("tenant"), Some(&b"7"[..]));
+        assert_eq!(first.source(), "amqp:orders");
+        assert_eq!(first.id(), read(1, b"x").id());
+        assert_ne!(first.id(), read(0, b"y").id());
+    }
+
+    #[test]
+    fn attempts_are_those_before_and_those_here() {
+        let mut headers = FieldTable::default();
+        assert_eq!(attempt(&BasicProperties::default(), false, true), Attempt::exact(1));
+        assert_eq!(attempt(&BasicProperties::default(), true, false), Attempt::approximate(2));
+        headers.insert(wire::ATTEMPT.into(), AMQPValue::LongString("3".into()));
+        headers.insert("x-delivery-count".into(), AMQPValue::LongLongInt(2));
+        let counted = BasicProperties::default().with_headers(headers);
+        assert_eq!(attempt(&counted, true, true), Attempt::exact(6));
+    }
+
+    #[test]
+    fn a_dead_letter_comes_back_as_written() {
+        let (topic, group) = names();
+        let mut letter =
+            DeadLetter::new(sample(), Reason::AttemptsExhausted, topic.clone(), group.clone());
+        letter.cause = Some(Cause::new("no luck\nat all").handler("charge"));
+        letter.attempts = 5;
+        let properties = letter_properties(&letter, "letter-1").unwrap();
+        let body = letter.envelope.payload().clone();
+        assert_eq!(letter_id(&properties, &body, &ORIGIN), "letter-1");
+        let read = super::letter(&properties, body, &ORIGIN, &topic, &group);
+        assert_eq!(read.envelope, letter.envelope);
+        assert_eq!((read.reason, read.attempts), (letter.reason, 5));
+        assert_eq!(read.cause, letter.cause);
+    }
+
+    #[test]
+    fn what_the_broker_gave_up_is_a_letter_too() {
+        let (topic, group) = names();
+        let mut death = FieldTable::default();
+        death.insert("reason".into(), AMQPValue::LongString("expired".into()));
+        death.insert("time".into(), AMQPValue::Timestamp(1_000_000));
+        let mut headers = FieldTable::default();
+        let deaths = FieldArray::from(vec![AMQPValue::FieldTable(death)]);
+        headers.insert("x-death".into(), AMQPValue::FieldArray(deaths));
+        let properties = BasicProperties::default().with_headers(headers);
+        let read = super::letter(&properties, Bytes::new(), &ORIGIN, &topic, &group);
+        assert_eq!(read.reason, Reason::Expired);
+        assert_eq!(read.failed_at, Timestamp::from_micros(1_000_000_000_000));
+        assert_eq!((read.topic, read.group), (topic, group));
+    }
+
+    proptest! {
+        #[test]
+        fn every_envelope_comes_back(
+            values in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..20), 0..4),
+            key in prop::collection::vec(any::<u8>(), 1..20),
+            subject in "[^\\x00-\\x1f\\x7f-\\x9f]{1,20}",
+            payload in prop::collection::vec(any::<u8>(), 0..60),
+        ) {
+            let mut builder = Envelope::builder("t").source("/s").key(key).subject(subject);
+            for value in &values {
+                builder = builder.header("one", value).header("two", value);
+            }
+            // Subjects that core refuses are not the matter here.
+            let Ok(sent) = builder.payload(payload).build() else { return Ok(()) };
+            let properties = properties(&sent).unwrap();
+            let read = envelope(&properties, sent.payload().clone(), &ORIGIN);
+            prop_assert!(!read.is_foreign());
+            prop_assert_eq!((read.id(), read.key()), (sent.id(), sent.key()));
+            prop_assert_eq!((read.time(), read.subject()), (sent.time(), sent.subject()));
+            prop_assert_eq!(read.payload(), sent.payload());
+            for name in ["one", "two"] {
+                let (read, sent): (Vec<_>, Vec<_>) =
+                    (read.header_all(name).collect(), sent.header_all(name).collect());
+                prop_assert_eq!(read, sent);
+            }
+        }
+    }
+}

@@ -145,11 +145,21 @@ impl<'a> Desk<'a> {
     }
 
     pub(crate) async fn bind(&mut self, queue: &str, exchange: &str, key: &str) -> Result<()> {
+        self.bind_with(queue, exchange, key, FieldTable::default()).await
+    }
+
+    pub(crate) async fn bind_with(
+        &mut self,
+        queue: &str,
+        exchange: &str,
+        key: &str,
+        arguments: FieldTable,
+    ) -> Result<()> {
         let (queue, exchange) = (short("queue", queue)?, short("exchange", exchange)?);
         let key = short("routing key", key)?;
         let asked = self.ask("a binding", async |channel| {
             let options = QueueBindOptions::default();
-            channel.queue_bind(queue, exchange, key, options, FieldTable::default()).await
+            channel.queue_bind(queue, exchange, key, options, arguments).await
         });
         asked.await?.map_err(error::native)
     }

@@ -1,7 +1,6 @@
 //! Groups: a queue, or one for each partition, with dead letters and marks beside it.
 
 use posthaste_core::{Difference, GroupName, Layout, Result, TopicName, Topology};
-use uuid::Uuid;
 
 use crate::arguments::{self, Wish};
 use crate::declare::Desk;
@@ -131,7 +130,7 @@ pub(crate) async fn declare(
 }
 
 fn new_life() -> String {
-    format!("{:016x}", Uuid::new_v4().as_u64_pair().0)
+    format!("{:08x}", fastrand::u32(..))
 }
 
 /// A name that is bound may be as long as a key: it is cut, since the life tells it apart.
@@ -188,7 +187,8 @@ async fn bind(
         if hub.bound_queue(topic, group).is_some() {
             return Ok(());
         }
-        return desk.bind(&own, &binding.exchange, binding.binding_key()).await;
+        let (exchange, key) = (&binding.exchange, binding.binding_key());
+        return desk.bind_with(&own, exchange, key, binding.arguments()).await;
     }
     if takes_unrouted {
         unrouted::drain(hub, topic, layout, &own, &lanes).await?;

@@ -33,6 +33,8 @@ pub(crate) struct Hub {
     topics: Mutex<Topics>,
     /// Calls that take dead letters or records out to look at them; one at a time.
     pub(crate) looking: tokio::sync::Mutex<()>,
+    /// Looking at a topic before messages are sent to it; one at a time.
+    pub(crate) checking: tokio::sync::Mutex<()>,
     /// Whether the levels of delay are known to be there.
     pub(crate) delays: tokio::sync::Mutex<bool>,
     closing: CancellationToken,
@@ -101,6 +103,7 @@ impl Hub {
             bindings: bindings.into_iter().map(|(topic, b)| (topic, Arc::new(b))).collect(),
             topics: Mutex::default(),
             looking: tokio::sync::Mutex::default(),
+            checking: tokio::sync::Mutex::default(),
             delays: tokio::sync::Mutex::default(),
             closing,
         })

@@ -12,6 +12,7 @@ use lapin::options::{BasicAckOptions, BasicNackOptions, BasicQosOptions, BasicRe
 use lapin::{Channel, Consumer};
 use posthaste_core::broker::{Lane, Token};
 use posthaste_core::{Error, ErrorKind, Result};
+use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -28,6 +29,7 @@ pub(crate) struct Line {
     pub(crate) hub: Arc<Hub>,
     pub(crate) plan: Plan,
     state: Mutex<State>,
+    retiring: Notify,
 }
 
 #[derive(Default)]
@@ -35,14 +37,19 @@ struct State {
     /// Which life of the channel: tokens of an earlier one are stale.
     generation: u32,
     channel: Option<Channel>,
-    /// Kept until the channel is closed: a consumer that is dropped is cancelled, and then the
-    /// next member of an ordered lane begins.
     consumers: Vec<Consumer>,
+    /// What the task has still to close.
+    retired: Vec<Retired>,
     book: Book,
     lanes: Vec<Arc<Lane>>,
     /// Of ordered lanes nothing is given back before the channel closes.
     stopping: bool,
 }
+
+/// A channel that nobody uses any more, with its consumers. They are kept until it is closed: the
+/// client cancels a consumer that is dropped. Then the next member of an ordered lane would begin,
+/// and an answer that meets a closing channel would cost the connection.
+type Retired = (Channel, Vec<Consumer>);
 
 /// A frame that settles one delivery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,7 +65,7 @@ type Frame = Pin<Box<MaybeDone<Pin<Box<dyn Future<Output = lapin::Result<()>> + 
 
 impl Line {
     pub(crate) fn new(hub: Arc<Hub>, plan: Plan) -> Self {
-        Self { hub, plan, state: Mutex::default() }
+        Self { hub, plan, state: Mutex::default(), retiring: Notify::new() }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -86,11 +93,20 @@ impl Line {
     pub(crate) fn lose(&self, generation: u32) {
         let mut state = self.state();
         if state.generation == generation {
-            state.channel = None;
-            state.consumers.clear();
+            let consumers = std::mem::take(&mut state.consumers);
+            if let Some(channel) = state.channel.take() {
+                state.retired.push((channel, consumers));
+            }
             state.book = Book::default();
             state.lanes.drain(..).for_each(|lane| lane.lose());
+            self.retiring.notify_one();
         }
+    }
+
+    /// The task closes the channel in good order.
+    pub(crate) fn retire(&self, channel: Channel, consumers: Vec<Consumer>) {
+        self.state().retired.push((channel, consumers));
+        self.retiring.notify_one();
     }
 
     pub(crate) fn stop(&self) {
@@ -210,8 +226,10 @@ impl Line {
                 // Nothing that comes from now on ends sooner than that.
                 let lease = Instant::now() + self.plan.lease;
                 let next = self.state().book.next_end().unwrap_or(lease).min(lease);
-                tokio::time::sleep_until(next).await;
-                self.end_leases().await;
+                tokio::select! {
+                    () = tokio::time::sleep_until(next) => self.end_leases().await,
+                    () = self.retiring.notified() => self.close_retired().await,
+                }
             }
         };
         let closing = self.hub.closing();
@@ -220,7 +238,8 @@ impl Line {
             () = closing.cancelled() => {}
             () = keeping => {}
         }
-        self.close().await;
+        self.lose_now();
+        self.close_retired().await;
     }
 
     async fn end_leases(&self) {
@@ -233,7 +252,7 @@ impl Line {
         }
         if self.plan.is_ordered() {
             // What follows must come again behind it: everything goes back at once.
-            return self.close().await;
+            return self.lose_now();
         }
         let told = over.into_iter().map(|tag| (tag, Told::Requeue)).collect();
         if let Err(error) = self.tell(told, generation).await {
@@ -241,18 +260,21 @@ impl Line {
         }
     }
 
-    /// Closes the channel: the broker takes back what is out, in its order.
-    async fn close(&self) {
-        let (channel, consumers, generation) = {
-            let mut state = self.state();
-            let consumers = std::mem::take(&mut state.consumers);
-            (state.channel.clone(), consumers, state.generation)
-        };
-        let Some(channel) = channel else { return };
+    fn lose_now(&self) {
+        let generation = self.state().generation;
         self.lose(generation);
-        let closing = channel.close(200, "done".into());
-        drop(tokio::time::timeout(GOODBYE, closing).await);
-        drop(consumers);
+    }
+
+    /// Closes channels: the broker takes back what is out, in its order.
+    async fn close_retired(&self) {
+        let retired = std::mem::take(&mut self.state().retired);
+        for (channel, consumers) in retired {
+            if channel.status().connected() {
+                let closing = channel.close(200, "done".into());
+                drop(tokio::time::timeout(GOODBYE, closing).await);
+            }
+            drop(consumers);
+        }
     }
 }
 

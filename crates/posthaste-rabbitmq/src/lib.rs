@@ -33,6 +33,6 @@ mod table;
 mod topology;
 mod unrouted;
 
-pub use binding::Binding;
+pub use binding::{Binding, ExchangeType};
 pub use broker::{RabbitmqBroker, RabbitmqNative};
 pub use config::{QueueType, RabbitmqConfig};

@@ -25,6 +25,9 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 const GOODBYE: Duration = Duration::from_secs(2);
 /// How often the state of the client is looked at besides its events.
 const LOOK: Duration = Duration::from_millis(500);
+/// How often the broker is asked whether it is there: the client misses it only after two
+/// heartbeats.
+const ASK: Duration = Duration::from_secs(4);
 /// How long a connection that is suspected may take to show that it is alive.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(3);
 
@@ -258,7 +261,9 @@ impl Link {
         let mut events = Box::pin(connection.events_listener());
         let mut last = None;
         let mut look = tokio::time::interval(LOOK);
+        let mut ask = tokio::time::interval_at(Instant::now() + ASK, ASK);
         loop {
+            let mut suspected = false;
             tokio::select! {
                 event = events.next() => match event {
                     Some(Event::ConnectionBlocked(reason)) => {
@@ -272,12 +277,12 @@ impl Link {
                     None => return self.lost(last),
                 },
                 _ = look.tick() => {}
-                () = self.suspected.notified() => {
-                    if !self.is_alive(&connection).await {
-                        return Error::new(ErrorKind::Connection, "the broker does not answer")
-                            .with_broker(BROKER);
-                    }
-                }
+                () = self.suspected.notified() => suspected = true,
+                _ = ask.tick() => suspected = true,
+            }
+            if connection.status().connected() && suspected && !self.is_alive(&connection).await {
+                return Error::new(ErrorKind::Connection, "the broker does not answer")
+                    .with_broker(BROKER);
             }
             if !connection.status().connected() {
                 return self.lost(last);
@@ -291,12 +296,16 @@ impl Link {
     }
 
     async fn is_alive(&self, connection: &Connection) -> bool {
-        if self.state.borrow().blocked.is_some() {
+        if connection.status().blocked() {
             // Nothing leaves it, and heartbeats show whether it is there.
             return true;
         }
-        let asked = tokio::time::timeout(SIGN_OF_LIFE, connection.create_channel()).await;
-        matches!(asked, Ok(Ok(_)))
+        let asked = async {
+            let channel = connection.create_channel().await?;
+            channel.close(200, "done".into()).await
+        };
+        let answered = tokio::time::timeout(SIGN_OF_LIFE, asked).await;
+        matches!(answered, Ok(Ok(()))) || connection.status().blocked()
     }
 
     fn lost(&self, last: Option<lapin::Error>) -> Error {

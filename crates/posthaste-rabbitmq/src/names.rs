@@ -50,9 +50,9 @@ pub(crate) fn layout_of(word: &str) -> Option<Layout> {
 
 /// The longest name of a mark: the broker cuts the text of a refusal at 255 bytes, and that holds
 /// the name, the virtual host and the word.
-const MARK: usize = 45;
+const MARK: usize = 30;
 /// The longest name of a virtual host with which the word is not cut.
-pub(crate) const VHOST: usize = 38;
+pub(crate) const VHOST: usize = 36;
 
 /// A name that is too long is cut, and ends in a hash of the whole.
 fn mark(name: String) -> String {
@@ -60,11 +60,9 @@ fn mark(name: String) -> String {
         return name;
     }
     // FNV-1a, because the name may not change with the standard library. Names are ASCII.
-    let mix = |hash: u128, byte: u8| {
-        (hash ^ u128::from(byte)).wrapping_mul(0x0100_0000_0000_0000_0000_013b)
-    };
-    let hash = name.bytes().fold(0x6c62_272e_07bb_0142_62b8_2175_6295_c58d_u128, mix);
-    format!("{}~{hash:032x}", &name[..MARK - 33])
+    let mix = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+    let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, mix);
+    format!("{}~{hash:016x}", &name[..MARK - 17])
 }
 
 /// Keeps what no group gets, until the first one comes.
@@ -224,10 +222,10 @@ mod tests {
                  in vhost '{}': received the value '{}' of type 'longstr' but current is the \
                  value '{}' of type 'longstr'",
                 "v".repeat(VHOST),
-                "f".repeat(16),
-                "f".repeat(16),
+                "86400000ms",
+                "86400000ms",
             );
-            assert!(text.rfind("' of type").is_some_and(|end| end + 14 <= 252), "{text}");
+            assert!(text.rfind("longstr'").is_some_and(|end| end <= 252), "{text}");
         }
         let key = to_queue(&queue(&topic, &group, false), &"f".repeat(16));
         assert!(LEVELS * 2 + key.len() <= 255);

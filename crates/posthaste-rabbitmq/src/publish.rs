@@ -117,18 +117,15 @@ async fn target(hub: &Hub, to: &Destination, delay: Option<Duration>) -> Result<
 /// Looks at the topic once for each connection: a message for what is not there would end its
 /// channel, and one for another layout would go astray.
 async fn check(hub: &Hub, to: &Destination) -> Result<()> {
-    let generation = hub.publish.generation();
-    let fits = |known: &Known| known.layout == to.layout && known.queue == to.queue;
-    if let Some(known) = hub.known(&to.topic)
-        && known.seen == generation
-        && generation != 0
-        && fits(&known)
-    {
+    if is_known(hub, to) {
         return Ok(());
     }
-    if generation == 0 {
-        hub.publish.open_for_messages(hub.until()).await?;
+    // One looks, and the others wait for what it sees.
+    let _checking = hub.checking.lock().await;
+    if is_known(hub, to) {
+        return Ok(());
     }
+    hub.publish.open_for_messages(hub.until()).await?;
     let found = topology::describe(hub, &to.topic).await?;
     if found.layout != to.layout || found.queue != to.queue {
         return Err(Error::new(ErrorKind::Conflict, "the topic is laid out in another way")
@@ -137,6 +134,14 @@ async fn check(hub: &Hub, to: &Destination) -> Result<()> {
             .with_broker(BROKER));
     }
     Ok(())
+}
+
+fn is_known(hub: &Hub, to: &Destination) -> bool {
+    let generation = hub.publish.generation();
+    let fits = |known: Known| {
+        known.seen == generation && known.layout == to.layout && known.queue == to.queue
+    };
+    generation != 0 && hub.known(&to.topic).is_some_and(fits)
 }
 
 fn message(hub: &Hub, to: &Destination, target: &Target, envelope: &Envelope) -> Result<Outgoing> {

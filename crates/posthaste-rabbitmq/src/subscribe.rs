@@ -83,11 +83,12 @@ pub(crate) async fn subscribe(hub: &Arc<Hub>, request: SubscribeRequest) -> Resu
         ordered: lanes && request.order == Order::PerKey,
     };
     let line = Arc::new(Line::new(Arc::clone(hub), plan));
-    let attached = attach(&line, false).await?;
-    // Nothing is awaited from here on: what is started now is stopped by the driver's end.
+    // Its task closes what is opened, also if this is given up; it ends with the driver.
     let ended = CancellationToken::new();
     hub.tasks.spawn(Arc::clone(&line).keep(ended.clone()));
-    let driver = Driver::new(line, attached, ended.drop_guard());
+    let ended = ended.drop_guard();
+    let attached = attach(&line, false).await?;
+    let driver = Driver::new(line, attached, ended);
     let mut subscribed = Subscribed::new(Box::new(driver), lease);
     subscribed.differences = differences;
     Ok(subscribed)

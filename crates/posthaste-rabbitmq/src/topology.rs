@@ -46,7 +46,14 @@ async fn look(hub: &Hub, desk: &mut Desk<'_>, topic: &TopicName) -> Result<Topic
     }
     let exchange = names::exchange(topic);
     if desk.has_exchange(&exchange).await? {
-        let word = desk.word(&names::layout_mark(topic)).await?;
+        let word = match desk.word(&names::layout_mark(topic)).await {
+            Ok(word) => word,
+            // Who may only send and receive takes it for what it was said to be.
+            Err(error) if error.kind() == ErrorKind::Auth => {
+                hub.known(topic).map(|known| names::layout_word(known.layout))
+            }
+            Err(error) => return Err(error),
+        };
         // One that somebody else made is plain, too.
         let layout = word.and_then(|word| names::layout_of(&word)).unwrap_or_default();
         return Ok(TopicInfo::new(topic.clone(), layout, false, exchange));
@@ -109,6 +116,15 @@ pub(crate) async fn ensure(hub: &Hub, spec: &TopicSpec) -> Result<TopicInfo> {
     check(spec)?;
     let topic = &spec.name;
     let is_bound = hub.binding(topic).is_some();
+    if let Some(binding) = hub.binding(topic)
+        && let Some(kind) = binding.kind
+    {
+        let mut desk = Desk::new(hub);
+        let name = &binding.exchange;
+        let made = desk.exchange(name, kind.native(), FieldTable::default()).await;
+        desk.close().await;
+        refuse(made?)?;
+    }
     match describe(hub, topic).await {
         Ok(found) => {
             let differences = differences(spec, &found);
