@@ -229,6 +229,9 @@ fn gone(asked: std::result::Result<(), lapin::Error>) -> Result<()> {
 
 /// The difference as the error of a call that does not go on with it.
 pub(crate) fn refuse(difference: Option<Difference>) -> Result<()> {
-    let refused = Difference::refuse(difference.as_slice());
-    refused.map_err(|refused: Error| refused.with_broker(error::BROKER))
+    match difference {
+        None => Ok(()),
+        Some(difference) => Difference::refuse(&[difference])
+            .map_err(|refused: Error| refused.with_broker(error::BROKER)),
+    }
 }
