@@ -7,8 +7,7 @@ use posthaste_core::broker::{
     Admin, DeadLetterPage, DeadLetterQuery, GroupInfo, Lag, RangeQuery, Retained, Start,
 };
 use posthaste_core::{
-    Difference, Error, GroupName, Layout, LetterId, Result, TopicInfo, TopicName, TopicSpec,
-    Topology,
+    Difference, Error, GroupName, LetterId, Result, TopicInfo, TopicName, TopicSpec, Topology,
 };
 
 use crate::declare::Desk;
@@ -32,22 +31,6 @@ impl RabbitmqAdmin {
     }
 }
 
-/// Finds or creates the groups of a spec; says how they differ.
-async fn groups_of(
-    hub: &Hub,
-    spec: &TopicSpec,
-    layout: Layout,
-    topology: Topology,
-) -> Result<Vec<Difference>> {
-    let mut differences = Vec::new();
-    for group in &spec.groups {
-        let found =
-            groups::ensure(hub, &spec.name, group, layout, spec.queue, topology, false).await;
-        differences.extend(found.map_err(|error| error.with_group(group))?);
-    }
-    Ok(differences)
-}
-
 #[async_trait]
 impl Admin for RabbitmqAdmin {
     async fn ensure(&self, spec: &TopicSpec, topology: Topology) -> Result<TopicInfo> {
@@ -64,8 +47,15 @@ impl Admin for RabbitmqAdmin {
             }
             _ => topology::ensure(hub, spec).await.map_err(named)?,
         };
-        let differences = groups_of(hub, spec, info.layout, topology).await.map_err(named)?;
-        Difference::refuse(&differences).map_err(named)?;
+        for group in &spec.groups {
+            let found =
+                groups::ensure(hub, &spec.name, group, info.layout, spec.queue, topology, false);
+            let refused = found.await.and_then(|found| Difference::refuse(&found));
+            refused.map_err(|error| {
+                let queues = groups::queues(hub, &spec.name, group, info.layout, spec.queue);
+                named(error.with_group(group).with_context("queue", queues.own))
+            })?;
+        }
         Ok(info)
     }
 
@@ -76,8 +66,11 @@ impl Admin for RabbitmqAdmin {
         };
         let mut differences = topology::compare(hub, spec).await.map_err(named)?;
         let layout = hub.known(&spec.name).map_or(spec.layout, |known| known.layout);
-        let more = groups_of(hub, spec, layout, Topology::Verify).await.map_err(named)?;
-        differences.extend(more);
+        for group in &spec.groups {
+            let (topology, queue) = (Topology::Verify, spec.queue);
+            let found = groups::ensure(hub, &spec.name, group, layout, queue, topology, false);
+            differences.extend(found.await.map_err(|error| named(error.with_group(group)))?);
+        }
         Ok(differences)
     }
 

@@ -37,6 +37,8 @@ pub(crate) struct LinkState {
     /// Which connection this is, from 1; counts up with each.
     pub(crate) generation: u32,
     pub(crate) connection: Option<Arc<Connection>>,
+    /// When it was there again after it was lost.
+    pub(crate) again: Option<Instant>,
     /// Why the broker takes nothing on it.
     pub(crate) blocked: Option<Arc<str>>,
     pub(crate) closed: bool,
@@ -81,9 +83,15 @@ impl Link {
         self.state.borrow().generation
     }
 
+    /// Whether it was lost a moment ago.
+    pub(crate) fn is_back(&self, within: Duration) -> bool {
+        self.state.borrow().again.is_some_and(|since| since.elapsed() < within)
+    }
+
     fn up(&self, connection: Connection) {
         *self.trouble() = None;
         self.state.send_modify(|state| {
+            state.again = (state.generation > 0).then(Instant::now);
             state.generation = state.generation.wrapping_add(1).max(1);
             state.connection = Some(Arc::new(connection));
             state.blocked = None;

@@ -70,7 +70,9 @@ impl Mismatch {
     /// As applications read it.
     pub(crate) fn difference(&self) -> Difference {
         let known = SETTINGS.iter().find(|setting| **setting == self.argument);
-        Difference::new(known.copied().unwrap_or("argument"), &self.wanted, &self.found)
+        let shown = |value: &str| if value.is_empty() { "''".to_owned() } else { value.to_owned() };
+        let setting = known.copied().unwrap_or("argument");
+        Difference::new(setting, shown(&self.wanted), shown(&self.found))
     }
 }
 

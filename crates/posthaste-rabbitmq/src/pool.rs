@@ -17,6 +17,12 @@ use crate::outgoing::Outgoing;
 /// How many channels wait for the next batch. Core has fewer batches of one topic on their way.
 const IDLE: usize = 32;
 
+/// How long after a reconnect confirmations are awaited for less time. A queue that finds its leader
+/// only then does not confirm what was sent to it before; the broker sends it on after 10 s, and a
+/// second try is confirmed at once.
+const BACK: Duration = Duration::from_secs(15);
+const IMPATIENCE: Duration = Duration::from_secs(4);
+
 /// The channels of the publishing connection.
 pub(crate) struct Pool {
     link: Arc<Link>,
@@ -40,6 +46,10 @@ impl Pool {
             Ok(taken) => taken,
             // Nothing was sent, so that nothing is stored.
             Err(error) => return (0..size).map(|_| Err(error.duplicate())).collect(),
+        };
+        let until = match self.link.is_back(BACK) {
+            true => until.min(Instant::now() + IMPATIENCE),
+            false => until,
         };
         let (sent, reusable) = confirm::send(&channel, batch, until).await;
         if reusable {
