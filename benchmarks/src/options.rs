@@ -11,7 +11,7 @@ use crate::raw;
 pub(crate) const USAGE: &str = "\
 usage: cargo run --release -p benchmarks -- --broker NAME [options]
 
-  --broker NAME   kafka, nats: Posthaste against the raw client, on a server
+  --broker NAME   kafka, nats, rabbitmq: Posthaste against the raw client, on a server
                   null: the cost of the core alone; memory: the in-process broker
   --url URL       the server; else POSTHASTE_<NAME>_URL, else what `cargo xtask brokers up` started
   --case CASE     only this case; may be given several times

@@ -202,14 +202,14 @@ pub(crate) async fn latency(load: &Load, pace: Pace) -> Result<(Sample, Vec<f64>
     Ok((sample, micros))
 }
 
-/// Publishes one message on that topic, which is deleted after `look`.
+/// Publishes one message on that topic, which has the group, and is deleted after `look`.
 pub(crate) async fn send_one<T>(
     load: &Load,
     topic: &str,
     look: impl AsyncFnOnce() -> Result<T>,
 ) -> Result<T> {
     let bus = posthaste::builder(&load.url).await?.source(SOURCE).build()?;
-    bus.ensure(TopicConfig::new(topic)).await?;
+    bus.ensure(TopicConfig::new(topic).group(GROUP)).await?;
     let publisher = bus.publisher(topic)?;
     publisher.publish_envelope(envelope(&publisher, &load.payload)?).await?;
     let seen = look().await?;

@@ -8,7 +8,7 @@ use posthaste_conformance::Harness;
 use posthaste_core::{Capabilities, Result};
 use tokio::time::Instant;
 
-use crate::{kafka, memory, nats};
+use crate::{kafka, memory, nats, rabbitmq};
 
 /// A broker that answers, and what it can do.
 #[derive(Debug, Clone)]
@@ -38,6 +38,8 @@ const KNOWN: &[Known] = &[
     ("nats", || nats::harness("nats")),
     ("nats@2.9", || nats::harness("nats@2.9")),
     ("kafka", || kafka::harness("kafka")),
+    ("rabbitmq", || rabbitmq::harness("rabbitmq")),
+    ("rabbitmq@3.10", || rabbitmq::harness("rabbitmq@3.10")),
 ];
 
 /// What is only broken: the suite has the same broker as one server.

@@ -11,13 +11,18 @@ use serde::Deserialize;
 pub(crate) struct Record {
     pub(crate) version: String,
     pub(crate) url: String,
-    /// The server, or the first of several.
+    /// Further URLs, by purpose.
+    #[serde(default)]
+    pub(crate) urls: BTreeMap<String, String>,
+    /// The server, or the first of several: how it was started, for private instances.
     #[serde(flatten)]
     pub(crate) server: Process,
-    /// Further servers, and helpers.
+    /// Further servers, and helpers, in the order in which they were started.
     #[serde(default)]
     pub(crate) others: Vec<Process>,
     pub(crate) ports: Vec<u16>,
+    /// Its data and configuration.
+    pub(crate) state: PathBuf,
     /// The user of a login by password.
     #[serde(default)]
     pub(crate) user: Option<String>,
@@ -33,6 +38,8 @@ pub(crate) struct Process {
     pub(crate) program: PathBuf,
     /// How it was called, and where.
     pub(crate) args: Vec<String>,
+    #[serde(default)]
+    pub(crate) env: BTreeMap<String, String>,
     pub(crate) folder: PathBuf,
 }
 

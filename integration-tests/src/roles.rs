@@ -7,7 +7,7 @@ use posthaste_conformance::child;
 use posthaste_core::{Broker, Error, Result};
 
 use crate::brokers::variable;
-use crate::{kafka, nats};
+use crate::{kafka, nats, rabbitmq};
 
 /// Plays the role until the process is killed.
 #[expect(clippy::print_stderr, reason = "what fails here is read by a person")]
@@ -37,6 +37,9 @@ async fn connect() -> Result<Arc<dyn Broker>> {
     }
     if let Some(url) = variable(kafka::CHILD_URL) {
         return kafka::connect(&url).await;
+    }
+    if let Some(url) = variable(rabbitmq::CHILD_URL) {
+        return rabbitmq::connect(&url).await;
     }
     Err(Error::invalid("no broker here can be reached from another process"))
 }

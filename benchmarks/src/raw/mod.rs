@@ -7,6 +7,7 @@
 
 mod kafka;
 mod nats;
+mod rabbitmq;
 
 use std::time::Duration;
 
@@ -18,7 +19,7 @@ use crate::clock::Sample;
 use crate::pace::Pace;
 
 /// Every broker that has a raw client here.
-pub(crate) const ALL: &[&dyn Raw] = &[&kafka::Kafka, &nats::Nats];
+pub(crate) const ALL: &[&dyn Raw] = &[&kafka::Kafka, &nats::Nats, &rabbitmq::Rabbitmq];
 
 /// The broker of that name.
 pub(crate) fn named(broker: &str) -> Option<&'static dyn Raw> {

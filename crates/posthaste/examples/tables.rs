@@ -16,6 +16,7 @@ async fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
     let columns = [
         ("memory", memory),
         ("Kafka", kafka().await?),
+        ("RabbitMQ", Arc::new(rabbitmq())),
         ("NATS JetStream, server 2.12 or later", nats("nats", "2.12.0").await?),
         ("NATS JetStream, server 2.9 to 2.11", nats("nats", "2.9.0").await?),
         ("NATS without JetStream", nats("nats-core", "2.12.0").await?),
@@ -50,6 +51,12 @@ fn cell(support: &Support) -> String {
 async fn kafka() -> Result<Arc<Capabilities>> {
     let bus = posthaste::connect("kafka://localhost/?property.test.mock.num.brokers=1").await?;
     bus.capabilities(None)
+}
+
+/// What the adapter says it can do with any broker.
+fn rabbitmq() -> Capabilities {
+    use posthaste::rabbitmq::{RabbitmqBroker, RabbitmqConfig};
+    RabbitmqBroker::capabilities_of(&RabbitmqConfig::new("localhost"))
 }
 
 /// What the adapter says it can do with a server of that version.

@@ -78,6 +78,7 @@ pub async fn builder(url: &str) -> Result<BusBuilder> {
         "kafka" | "kafkas" => kafka(url).await?,
         "nats" | "tls" => nats(url).await?,
         "nats-core" => nats_core(url).await?,
+        "amqp" | "amqps" => rabbitmq(url).await?,
         other => return Err(unknown(other)),
     };
     Ok(Bus::shared(broker))
@@ -120,6 +121,17 @@ async fn nats_core(_: &str) -> Result<Arc<dyn Broker>> {
     Err(switched_off("nats"))
 }
 
+#[cfg(feature = "rabbitmq")]
+async fn rabbitmq(url: &str) -> Result<Arc<dyn Broker>> {
+    use posthaste_rabbitmq::{RabbitmqBroker, RabbitmqConfig};
+    Ok(Arc::new(RabbitmqBroker::connect(RabbitmqConfig::from_url(url)?).await?))
+}
+
+#[cfg(not(feature = "rabbitmq"))]
+async fn rabbitmq(_: &str) -> Result<Arc<dyn Broker>> {
+    Err(switched_off("rabbitmq"))
+}
+
 /// The scheme of a URL.
 fn scheme(url: &str) -> Result<&str> {
     let missing = || Error::invalid(format!("the URL has no scheme; {KNOWN}"));
@@ -131,7 +143,8 @@ fn scheme(url: &str) -> Result<&str> {
     if fine { Ok(scheme) } else { Err(missing()) }
 }
 
-const KNOWN: &str = "known are memory://, kafka://, kafkas://, nats://, tls:// and nats-core://";
+const KNOWN: &str =
+    "known are memory://, kafka://, kafkas://, nats://, tls://, nats-core://, amqp:// and amqps://";
 
 #[cold]
 fn unknown(scheme: &str) -> Error {
@@ -139,7 +152,7 @@ fn unknown(scheme: &str) -> Error {
         .with_context("scheme", scheme)
 }
 
-#[cfg(not(all(feature = "kafka", feature = "nats")))]
+#[cfg(not(all(feature = "kafka", feature = "nats", feature = "rabbitmq")))]
 #[cold]
 fn switched_off(feature: &'static str) -> Error {
     Error::unsupported(format!(

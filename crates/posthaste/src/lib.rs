@@ -24,6 +24,12 @@ pub use posthaste_kafka as kafka;
 #[doc(inline)]
 pub use posthaste_nats as nats;
 
+/// The adapter for RabbitMQ.
+#[cfg(feature = "rabbitmq")]
+#[cfg_attr(docsrs, doc(cfg(feature = "rabbitmq")))]
+#[doc(inline)]
+pub use posthaste_rabbitmq as rabbitmq;
+
 /// For types that derive `Serialize` and `Deserialize` without a dependency on `serde` of their
 /// own: `#[serde(crate = "posthaste::serde")]`.
 #[doc(no_inline)]

@@ -39,6 +39,8 @@ pub(crate) struct Launch {
     /// reverse one.
     pub(crate) others: Vec<Program>,
     pub(crate) url: String,
+    /// Further URLs, by purpose: `management`. They hold no login.
+    pub(crate) urls: BTreeMap<String, String>,
     /// The user name of a login by password.
     pub(crate) user: Option<String>,
     /// Files for clients: certificates, keys, passwords, by purpose.
@@ -93,7 +95,8 @@ impl Program {
 impl Launch {
     /// One process, reached without a login.
     pub(crate) fn open(server: Program, url: String) -> Self {
-        Self { server, others: Vec::new(), url, user: None, files: BTreeMap::new() }
+        let (urls, files) = (BTreeMap::new(), BTreeMap::new());
+        Self { server, others: Vec::new(), url, urls, user: None, files }
     }
 
     /// The same reached by TLS and a login. Files: `ca`, `foreign_ca`, `password`.

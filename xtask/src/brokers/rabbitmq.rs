@@ -15,7 +15,9 @@ use crate::failure::{Context, Result, fail};
 /// The user of the login by password.
 const USER: &str = "posthaste";
 
-/// The user `guest`, who is let in from loopback only; no TLS. Management is at the fourth port.
+/// The user `guest`, who is let in from loopback only; no TLS.
+///
+/// URLs: `management`, the HTTP API, which takes the same users.
 pub(crate) fn open(site: &Site<'_>) -> Result<Launch> {
     let &[port, ..] = site.ports else { return fail("RabbitMQ takes four ports") };
     start(site, &format!("listeners.tcp.local = 127.0.0.1:{port}\n"))
@@ -23,7 +25,7 @@ pub(crate) fn open(site: &Site<'_>) -> Result<Launch> {
 
 /// TLS by a CA of its own, which asks for no client certificate, and a user with a password.
 ///
-/// Files: `ca`, `foreign_ca`, `password`.
+/// Files: `ca`, `foreign_ca`, `password`. URLs: `management`, without TLS.
 pub(crate) fn with_tls(site: &Site<'_>) -> Result<Launch> {
     let &[port, ..] = site.ports else { return fail("RabbitMQ takes four ports") };
     let tls = secrets::certificates(site.state)?;
@@ -112,9 +114,10 @@ fn start(site: &Site<'_>, listeners: &str) -> Result<Launch> {
             "-start_epmd false +S 2:2 +sbwt none +sbwtdcpu none +sbwtdio none -kernel inet_dist_use_interface {127,0,0,1}",
         );
     let launch = Launch::open(server, format!("amqp://guest:guest@127.0.0.1:{port}/%2f"));
+    let urls = [("management".to_owned(), format!("http://127.0.0.1:{management}"))].into();
     // A node that finds no `epmd` would start one.
     let epmd = inside(&epmd).role("epmd").listens(site.ports[2]);
-    Ok(Launch { others: vec![epmd], ..launch })
+    Ok(Launch { others: vec![epmd], urls, ..launch })
 }
 
 #[cfg(test)]

@@ -24,6 +24,9 @@ pub(crate) struct Record {
     pub(crate) version: String,
     /// Where clients connect. It holds no password.
     pub(crate) url: String,
+    /// Further URLs, by purpose: `management` is the HTTP API of RabbitMQ. They hold no login.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) urls: BTreeMap<String, String>,
     /// The process that is the broker; of several nodes the first. Its fields stand beside ours.
     #[serde(flatten)]
     pub(crate) server: Process,
@@ -151,6 +154,7 @@ mod tests {
             name: "nats".to_owned(),
             version: "2.9.10".to_owned(),
             url: "nats://127.0.0.1:4222".to_owned(),
+            urls: BTreeMap::new(),
             server: process("server", 7),
             others: Vec::new(),
             ports: vec![4222],
@@ -167,6 +171,7 @@ mod tests {
         fs::create_dir_all(&dir).unwrap();
         let mut record = sample();
         record.files.insert("ca".to_owned(), "ca.pem".into());
+        record.urls.insert("management".to_owned(), "http://127.0.0.1:4225".to_owned());
         record.others.push(process("node2", 8));
         record.server.env.insert("A".to_owned(), "b".to_owned());
         record.write(&dir).unwrap();
@@ -187,7 +192,7 @@ mod tests {
         for field in ["id", "name", "version", "url", "program", "args", "folder", "pid", "log"] {
             assert!(json.get(field).is_some(), "{field}");
         }
-        for field in ["user", "files", "env", "others"] {
+        for field in ["user", "files", "urls", "env", "others"] {
             assert!(json.get(field).is_none(), "{field}");
         }
     }

@@ -74,7 +74,7 @@ const RABBITMQ: Entry = Entry {
     name: "rabbitmq",
     version: "4.0.5",
     beside: None,
-    in_suite: false,
+    in_suite: true,
     in_faults: false,
     install: Install::Debian { suite: "trixie", package: "rabbitmq-server", further: &[] },
     ports: 4,
@@ -346,6 +346,7 @@ mod tests {
         assert_eq!(id("nats@2.15").as_deref(), Ok("nats"));
         assert_eq!(id("nats@2.9").as_deref(), Ok("nats@2.9"));
         assert_eq!(id("nats@2.9.10").as_deref(), Ok("nats@2.9"));
+        assert_eq!(id("rabbitmq@3").as_deref(), Ok("rabbitmq@3.10"));
         assert!(id("nats@2.1").unwrap_err().contains("nats@2.9"));
         assert!(id("kafak").is_err());
     }

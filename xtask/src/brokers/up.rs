@@ -229,6 +229,7 @@ fn start_on(
             name: entry.name.to_owned(),
             version: entry.version.to_owned(),
             url: launch.url,
+            urls: launch.urls,
             server,
             others,
             ports,

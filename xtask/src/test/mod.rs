@@ -90,7 +90,7 @@ pub(crate) fn required() -> Result<Vec<String>> {
 /// The broker of `--only`.
 #[derive(Debug, PartialEq, Eq)]
 struct Only {
-    /// As the suite knows it: `memory`, `nats`, `nats@2.9`, `kafka`.
+    /// As the suite knows it: `memory`, `nats`, `nats@2.9`, `kafka`, `rabbitmq`, `rabbitmq@3.10`.
     id: String,
 }
 
@@ -217,6 +217,8 @@ mod tests {
         assert_eq!(ids("nats"), ["nats", "nats-tls", "nats-creds", "nats-token"]);
         assert_eq!(ids("nats@2.9"), ["nats@2.9"]);
         assert_eq!(ids("kafka"), ["kafka", "kafka-tls"]);
+        assert_eq!(ids("rabbitmq"), ["rabbitmq", "rabbitmq-tls"]);
+        assert_eq!(ids("rabbitmq@3"), ["rabbitmq@3.10"]);
         assert!(ids("memory").is_empty());
         let all = wanted(None);
         assert!(all.iter().all(|entry| entry.in_suite) && all.len() > 1, "{}", all.len());

@@ -5,15 +5,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use posthaste_core::broker::{Destination, SendOptions};
-use posthaste_core::{Envelope, ErrorKind, Layout, Topology};
+use posthaste_core::{Envelope, ErrorKind, Layout, Receipt, Topology};
+use tokio::task::JoinSet;
 
 use crate::case::cases;
-use crate::failure::{Outcome, ensure, ensure_eq, refused};
+use crate::failure::{Failed, Outcome, ensure, ensure_eq, refused};
 use crate::load::Load;
-use crate::receive::{distinct, handle, handle_all, rest, take};
+use crate::receive::{distinct, handle, handle_all, nothing, rest, take};
 use crate::scene::Scene;
 use crate::scripted::{Scripted, Step};
-use crate::send::{numbered, publish, sized, topic_with, up_to};
+use crate::send::{ends, numbered, publish, sized, topic_with, up_to};
 
 cases![P2;
     Claim a_confirmation_is_that_of_its_entry;
@@ -24,7 +25,9 @@ cases![P2;
     Edge an_unknown_outcome_is_sent_again_with_the_same_id;
     Edge refused_entries_are_not_sent_again;
     Edge more_than_the_native_batch_is_reported_entry_by_entry;
+    Edge outcomes_beside_a_topic_that_is_not_there_do_not_mix;
     Fault entries_in_flight_at_a_cut_are_all_resolved, needs [Cut];
+    Fault a_full_window_at_a_cut_is_all_resolved, needs [Cut];
 ];
 
 /// The outcome at an index is that of the message at that index: by id, and by where it lies.
@@ -208,6 +211,96 @@ async fn entries_in_flight_at_a_cut_are_all_resolved(scene: &Scene) -> Outcome {
     let certainly_not = failed.iter().filter(|(_, error)| !error.may_be_stored());
     for (number, error) in certainly_not {
         ensure!(!handled.contains(number), "{number} arrived, but was reported as {error:?}");
+    }
+    Ok(())
+}
+
+/// Eight tasks publish by one connection, each fourth message to a topic that is not there. Each
+/// hears of its own message: those fail, and all others are stored.
+async fn outcomes_beside_a_topic_that_is_not_there_do_not_mix(scene: &Scene) -> Outcome {
+    const TASKS: usize = 8;
+    const COUNT: usize = 320;
+    let is_lost = |number: usize| (number / TASKS) % 4 == 3;
+    let (topic, group) = (scene.topic(), scene.group("a"));
+    let owner = scene.bus().await?;
+    let mut inbox = owner.subscribe(&topic).group(&group).start().await?;
+    let bus = scene.builder().await?.topology(Topology::Assume).build()?;
+    let (there, gone) = (bus.publisher(&topic)?, bus.publisher(scene.topic_called("gone"))?);
+    // Tasks of their own, so that they publish at the same time and not by turns.
+    let mut tasks = JoinSet::new();
+    for task in 0..TASKS {
+        let (there, gone) = (there.clone(), gone.clone());
+        tasks.spawn(async move {
+            for number in (task..COUNT).step_by(TASKS) {
+                if is_lost(number) {
+                    let outcome = gone.publish_envelope(numbered(number)).await;
+                    let kinds = [ErrorKind::NotFound, ErrorKind::Unroutable];
+                    let error = refused(outcome, &kinds, "a publish to nothing")?;
+                    ensure!(!error.may_be_stored(), "it is certainly not stored: {error:?}");
+                } else {
+                    let confirmed = there.publish_envelope(numbered(number)).await?;
+                    ensure_eq!(confirmed.id(), format!("m-{number}"), "the id of an outcome");
+                }
+            }
+            Ok::<_, Failed>(())
+        });
+    }
+    let joining = async {
+        while let Some(joined) = tasks.join_next().await {
+            joined.map_err(|error| Failed::new(format!("a task: {error}")))??;
+        }
+        Ok::<_, Failed>(())
+    };
+    ends("publishing", scene.patience() * 2, joining).await??;
+    let wanted: BTreeSet<usize> = (0..COUNT).filter(|number| !is_lost(*number)).collect();
+    let handled = handle(&mut inbox, wanted.len(), scene.patience()).await?;
+    ensure_eq!(distinct(&handled)?, wanted, "what was stored");
+    nothing(&mut inbox, scene.quiet()).await
+}
+
+/// As many as a window holds are on their way when the connection is cut, three times. Every
+/// receipt ends; what is confirmed is there, and what is certainly not stored is not.
+async fn a_full_window_at_a_cut_is_all_resolved(scene: &Scene) -> Outcome {
+    const WINDOW: usize = 1_000;
+    let (topic, group) = (scene.topic(), scene.group("a"));
+    let (bus, link) = scene.bus_through().await?;
+    topic_with(&bus, &topic, &[&group]).await?;
+    let publisher = bus.publisher(&topic)?;
+    let (mut confirmed, mut certainly_not) = (BTreeSet::new(), BTreeSet::new());
+    for round in 0..3 {
+        let mut receipts: Vec<(usize, Receipt)> = Vec::with_capacity(WINDOW);
+        for number in round * WINDOW..(round + 1) * WINDOW {
+            let enqueuing = publisher.enqueue_envelope(numbered(number));
+            receipts.push((number, ends("an enqueue", scene.patience(), enqueuing).await??));
+        }
+        link.cut().await;
+        let resolving = async {
+            for (number, receipt) in receipts {
+                match receipt.await {
+                    Ok(receipt) => {
+                        ensure_eq!(receipt.id(), format!("m-{number}"), "the id of a receipt");
+                        confirmed.insert(number);
+                    }
+                    Err(error) if error.may_be_stored() => {}
+                    Err(_) => {
+                        certainly_not.insert(number);
+                    }
+                }
+            }
+            Ok::<_, Failed>(())
+        };
+        // A publish ends within 30 s.
+        ends("a thousand receipts", scene.patience() * 2, resolving).await??;
+    }
+    ensure!(!confirmed.is_empty(), "nothing was confirmed, also when the connection was back");
+    let after = scene.bus().await?;
+    let mut inbox = after.subscribe(&topic).group(&group).start().await?;
+    let mut handled = handle_all(&mut inbox, &confirmed, scene.patience()).await?;
+    for delivery in rest(&mut inbox, scene.quiet()).await? {
+        handled.push(crate::send::number(delivery.envelope())?);
+    }
+    for number in certainly_not {
+        ensure!(!handled.contains(&number), "{number} arrived, and was denied");
     }
     Ok(())
 }

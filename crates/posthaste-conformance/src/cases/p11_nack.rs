@@ -1,12 +1,13 @@
 //! P11: a nack is private to the group: again soon, again later, or never.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use posthaste_core::{Bus, Nack, Subscription};
 use tokio::time::Instant;
 
 use crate::case::cases;
-use crate::failure::{Outcome, ensure, ensure_eq};
+use crate::failure::{Failed, Outcome, ensure, ensure_eq};
 use crate::receive::{handle, nothing, one, take};
 use crate::scene::Scene;
 use crate::send::{number, publish};
@@ -16,6 +17,7 @@ cases![P11;
     Claim a_delayed_message_comes_not_before_its_time_and_to_its_group_only;
     Claim a_message_for_the_dead_letters_never_comes_again when |can| can.dead_letters.is_kept();
     Edge a_short_delay_overtakes_a_long_one;
+    Edge delays_of_many_lengths_are_each_kept;
     Edge the_neighbours_of_a_nacked_message_are_left_alone;
     Fault a_delayed_message_survives_a_restart, needs [Restart];
 ];
@@ -126,6 +128,36 @@ async fn a_short_delay_overtakes_a_long_one(scene: &Scene) -> Outcome {
     ensure!(nacked.elapsed() >= long, "the long delay took {:?}", nacked.elapsed());
     last.ack().await?;
     Ok(())
+}
+
+/// Two dozen at once, in no order: each comes at its own time, whatever waits before and behind it.
+async fn delays_of_many_lengths_are_each_kept(scene: &Scene) -> Outcome {
+    let bus = scene.bus().await?;
+    let (mut inbox, _) = groups(scene, &bus).await?;
+    let mut chance = scene.chance();
+    // Whole seconds and powers of two, beside lengths that are neither.
+    let mut delays: Vec<u64> = vec![1_000, 2_000, 4_000, 5_000, 999, 1_001, 3_000, 10];
+    delays.extend((delays.len()..24).map(|_| chance.u64(50..6_000)));
+    chance.shuffle(&mut delays);
+    publish(&bus.publisher(scene.topic())?, 0..delays.len()).await?;
+    let mut due = BTreeMap::new();
+    for delivery in take(&mut inbox, delays.len(), scene.patience()).await? {
+        let number = number(delivery.envelope())?;
+        let delay = Duration::from_millis(delays[number]);
+        due.insert(number, (Instant::now(), delay));
+        delivery.nack(Nack::after(delay)).await?;
+    }
+    while !due.is_empty() {
+        let again = one(&mut inbox, Duration::from_secs(6) + scene.patience()).await?;
+        let Some((nacked, delay)) = due.remove(&number(again.envelope())?) else {
+            return Err(Failed::new(format!("{} came again twice", again.id())));
+        };
+        let waited = nacked.elapsed();
+        ensure!(waited >= delay, "delayed by {delay:?}, it came after {waited:?}");
+        ensure!(waited <= delay + LATE, "delayed by {delay:?}, it came after {waited:?}");
+        again.ack().await?;
+    }
+    nothing(&mut inbox, scene.quiet()).await
 }
 
 /// Of ten in one batch, three come again by their verdicts, and seven are done with.

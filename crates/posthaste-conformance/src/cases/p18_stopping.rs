@@ -1,12 +1,14 @@
 //! P18: stop fetches nothing more, lets handlers finish, and hands the rest over in time.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use posthaste_core::{ErrorKind, Nack};
 use tokio::time::Instant;
 
 use crate::case::cases;
-use crate::failure::{Outcome, ensure, ensure_eq, refused};
+use crate::failure::{Failed, Outcome, ensure, ensure_eq, refused};
+use crate::load::{Handler, Load};
 use crate::receive::{distinct, done_or_lost, nothing, numbers, one, take};
 use crate::scene::Scene;
 use crate::send::{ends, number, publish, topic_with, up_to};
@@ -14,6 +16,7 @@ use crate::send::{ends, number, publish, topic_with, up_to};
 cases![P18;
     Claim stop_hands_over_what_was_not_handled;
     Claim handlers_finish_before_a_stop_ends;
+    Edge members_replaced_under_load_lose_and_repeat_nothing;
     Edge what_is_held_at_the_deadline_is_given_back;
     Edge a_dropped_subscription_gives_everything_back;
     Edge closing_the_bus_drains_it;
@@ -84,6 +87,41 @@ async fn handlers_finish_before_a_stop_ends(scene: &Scene) -> Outcome {
     let left = take(&mut next, 4, scene.patience()).await?;
     ensure_eq!(distinct(&numbers(&left)?)?, (1..=1).chain(3..6).collect(), "what is left");
     nothing(&mut next, scene.quiet()).await
+}
+
+/// One member after the other takes over while messages come. All that is confirmed is handled,
+/// and what a member had handled before it left is not handled again.
+async fn members_replaced_under_load_lose_and_repeat_nothing(scene: &Scene) -> Outcome {
+    let (topic, group) = (scene.topic(), scene.group("a"));
+    let bus = scene.bus().await?;
+    topic_with(&bus, &topic, &[&group]).await?;
+    let load = Load::start(&bus.publisher(&topic)?, 0, scene.patience());
+    let join = async || {
+        let inbox = bus.subscribe(&topic).group(&group).prefetch(32).start().await?;
+        Ok::<_, Failed>(Handler::start(inbox))
+    };
+    let mut handled: Vec<usize> = Vec::new();
+    let mut member = join().await?;
+    for _ in 0..3 {
+        load.goes_on(100, scene.patience()).await?;
+        member.goes_on(100, scene.patience()).await?;
+        let next = join().await?;
+        let before = std::mem::replace(&mut member, next).stop(scene.patience()).await?;
+        handled.extend(each(&before));
+    }
+    let (confirmed, failed) = load.stop(scene.patience()).await?;
+    ensure!(failed.is_empty(), "publishes failed: {failed:?}");
+    let before: BTreeSet<usize> = handled.iter().copied().collect();
+    member.has(&confirmed.difference(&before).copied().collect(), scene.patience()).await?;
+    let last = member.stop(scene.patience()).await?;
+    handled.extend(each(&last));
+    ensure_eq!(distinct(&handled)?, confirmed, "what all members handled");
+    Ok(())
+}
+
+/// Each number as often as it was handled.
+fn each(handled: &BTreeMap<usize, Vec<Instant>>) -> impl Iterator<Item = usize> {
+    handled.iter().flat_map(|(number, times)| std::iter::repeat_n(*number, times.len()))
 }
 
 async fn what_is_held_at_the_deadline_is_given_back(scene: &Scene) -> Outcome {

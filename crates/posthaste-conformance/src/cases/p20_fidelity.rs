@@ -17,10 +17,12 @@ cases![P20;
     Claim every_attribute_arrives_as_sent;
     Claim any_bytes_arrive_as_sent;
     Edge whatever_chance_makes_arrives_as_sent;
+    Edge long_attributes_arrive_as_sent;
     Edge the_largest_message_arrives_and_a_larger_one_is_refused
         when |can| can.max_message_bytes.is_some();
     Edge an_adapter_survives_a_message_that_is_too_large when |can| can.max_message_bytes.is_some();
     Edge a_header_that_is_too_large_is_refused when |can| can.max_message_bytes.is_some();
+    Edge headers_of_any_size_arrive_or_are_refused when |can| can.max_message_bytes.is_some();
     Edge what_an_application_may_not_say_is_refused;
     Edge envelopes_keep_everything_over_redelivery;
 ];
@@ -185,6 +187,32 @@ fn random(chance: &mut Rng, number: usize) -> Outcome<Envelope> {
     Ok(builder.payload(payload).build()?)
 }
 
+/// Around and above what the fields of a protocol hold that gives them one byte for their length.
+async fn long_attributes_arrive_as_sent(scene: &Scene) -> Outcome {
+    let envelope = |length: usize| {
+        let text = |first: &str| format!("{first}{}", "x".repeat(length - first.len()));
+        let umlauts = "\u{fc}".repeat(length / 2);
+        Envelope::builder(text("t"))
+            .source(text("/"))
+            .id(text("i"))
+            .subject(umlauts.as_str())
+            .content_type(text("text/plain; a="))
+            .data_schema(text("https://"))
+            .key(text("k"))
+            .correlation_id(text("c"))
+            .causation_id(umlauts.as_str())
+            .reply_to(text("r"))
+            .data_ref(text("s3://"))
+            .extension("tenantid", umlauts.as_str())
+            .header("long", text("v"))
+            .payload("p")
+            .build()
+    };
+    let lengths = [254, 255, 256, 257, 300, 1_024];
+    let sent: Result<Vec<_>, _> = lengths.into_iter().map(envelope).collect();
+    round_trip(scene, sent?).await
+}
+
 /// Refused as `TooLarge`, again and again, while the same connection goes on for others.
 async fn the_largest_message_arrives_and_a_larger_one_is_refused(scene: &Scene) -> Outcome {
     let bus = scene.bus().await?;
@@ -265,6 +293,34 @@ async fn a_header_that_is_too_large_is_refused(scene: &Scene) -> Outcome {
     }
     publish(&publisher, 1..2).await?;
     ensure_eq!(handle(&mut inbox, 1, scene.patience()).await?, [1], "the next message");
+    Ok(())
+}
+
+/// Some protocols have all headers of a message in one frame, which is much smaller than a message
+/// may be. What does not fit is refused before it costs the connection.
+async fn headers_of_any_size_arrive_or_are_refused(scene: &Scene) -> Outcome {
+    let bus = scene.bus().await?;
+    let (topic, group) = (scene.topic(), scene.group("a"));
+    let mut inbox = bus.subscribe(&topic).group(&group).start().await?;
+    let publisher = bus.publisher(&topic)?;
+    let sizes = [60_000, 100_000, 126_000, 130_000, 131_000, 131_072, 140_000, 200_000, 400_000];
+    for (round, size) in sizes.into_iter().enumerate() {
+        let sent = numbered(round).to_builder().header("large", vec![b'x'; size]).build()?;
+        match publisher.publish_envelope(sent.clone()).await {
+            Ok(_) => {
+                let delivery = one(&mut inbox, scene.patience()).await?;
+                same(delivery.envelope(), &sent)?;
+                delivery.ack().await?;
+            }
+            Err(error) => {
+                ensure_eq!(error.kind(), ErrorKind::TooLarge, "a header of {size} bytes");
+                ensure!(!error.may_be_stored(), "it is certainly not stored");
+            }
+        }
+        let next = 1_000 + round;
+        publish(&publisher, next..next + 1).await?;
+        ensure_eq!(handle(&mut inbox, 1, scene.patience()).await?, [next], "the next message");
+    }
     Ok(())
 }
 

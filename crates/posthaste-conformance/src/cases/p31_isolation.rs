@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use posthaste_core::{Envelope, ErrorKind, PublishOptions, Topology};
+use posthaste_core::{Envelope, ErrorKind, PublishOptions, TopicConfig, Topology};
 use tokio::time::timeout;
 
 use crate::case::cases;
 use crate::failure::{Failed, Outcome, ensure, ensure_eq, refused};
-use crate::receive::{distinct, end, handle, take};
+use crate::receive::{distinct, end, handle, nothing, one, take};
 use crate::scene::Scene;
 use crate::scripted::{Scripted, Step};
 use crate::send::{numbered, publish, topic_with, up_to};
@@ -18,6 +18,7 @@ cases![P31;
     Edge a_cancelled_receive_loses_nothing;
     Edge a_subscription_that_fails_leaves_the_others_alone;
     Edge a_topic_that_cannot_be_published_to_stalls_no_other;
+    Edge a_refused_declaration_disturbs_nobody when |can| can.order.is_kept();
 ];
 
 /// All its credit is held, and all the others get what is theirs.
@@ -147,4 +148,25 @@ async fn a_topic_that_cannot_be_published_to_stalls_no_other(scene: &Scene) -> O
     let took = passed?.duration_since(begun);
     ensure!(took < scene.patience(), "the other topic took {took:?}");
     Ok(())
+}
+
+/// A topic is declared as it is not, again and again. Whatever that breaks at the broker is not
+/// what others use: deliveries stay theirs, and messages go in and out.
+async fn a_refused_declaration_disturbs_nobody(scene: &Scene) -> Outcome {
+    let bus = scene.bus().await?;
+    let (topic, other, group) = (scene.topic(), scene.topic_called("other"), scene.group("a"));
+    bus.ensure(TopicConfig::new(&other).ordered(4)).await?;
+    let mut inbox = bus.subscribe(&topic).group(&group).start().await?;
+    let publisher = bus.publisher(&topic)?;
+    publish(&publisher, 0..1).await?;
+    let held = one(&mut inbox, scene.patience()).await?;
+    for round in 1..=5 {
+        let refusal = bus.ensure(TopicConfig::new(&other).ordered(8)).await;
+        refused(refusal, &[ErrorKind::Conflict], "a declaration of what is not there")?;
+        publish(&publisher, round * 10..round * 10 + 10).await?;
+        distinct(&handle(&mut inbox, 10, scene.patience()).await?)?;
+    }
+    held.ack_confirmed().await?;
+    ensure!(inbox.stats().leases_lost == 0, "a lease was lost on the way");
+    nothing(&mut inbox, scene.quiet()).await
 }

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use posthaste_core::broker::{
-    Admin, Confirmation, Order, Settlement, Start, SubscribeRequest, Subscribed, Verdict,
+    Admin, Confirmation, Order, Settlement, Start, Stored, SubscribeRequest, Subscribed, Verdict,
 };
 use posthaste_core::{
     Broker, Capabilities, Difference, GroupName, Health, Result, TopicName, Topology,
@@ -33,6 +33,8 @@ pub struct Sabotage {
     pub(super) admin: SabotagedAdmin,
     /// What is confirmed and stored with the next entry.
     pub(super) late: Mutex<Option<Late>>,
+    /// What became of the last entry of the publish before.
+    pub(super) before: Mutex<Option<Result<Stored>>>,
     /// When this connection published an id to a topic.
     pub(super) known: Mutex<HashMap<(TopicName, String), Instant>>,
     /// Whether a subscription of this connection has failed.
@@ -54,6 +56,7 @@ impl Sabotage {
             saboteur,
             admin,
             late: Mutex::default(),
+            before: Mutex::default(),
             known: Mutex::default(),
             failed: Arc::default(),
         })

@@ -75,6 +75,7 @@ mutants! {
     P1 StoreWithTheNext = "An entry is confirmed at once and stored with the next one.";
 
     P2 ShiftOutcomes = "The outcomes of a batch are those of the entries beside.";
+    P2 OutcomesOfOthers = "A publish has the outcome of the one before.";
     P2 FailuresAsSuccess = "An entry that failed is reported as confirmed.";
     P2 DenyWhatIsStored = "Every fifth entry is stored and reported as certainly not stored.";
     P2 SendTwice = "Every batch is sent twice.";

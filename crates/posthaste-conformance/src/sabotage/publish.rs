@@ -138,6 +138,7 @@ impl Sabotage {
         let lies = matches!(
             self.saboteur.mutant,
             Mutant::FailuresAsSuccess
+                | Mutant::OutcomesOfOthers
                 | Mutant::SwallowUnroutable
                 | Mutant::SwallowTheTooLarge
                 | Mutant::CreateByPublishing
@@ -154,6 +155,14 @@ impl Sabotage {
     fn after(&self, mut outcomes: Vec<Result<Stored>>) -> Vec<Result<Stored>> {
         match self.saboteur.mutant {
             Mutant::ShiftOutcomes if outcomes.len() > 1 => outcomes.rotate_left(1),
+            Mutant::OutcomesOfOthers => {
+                if let Some(last) = outcomes.last_mut() {
+                    let own = last.as_ref().cloned().map_err(Error::duplicate);
+                    if let Some(before) = lock(&self.before).replace(own) {
+                        *last = before;
+                    }
+                }
+            }
             Mutant::OneSpoilsTheBatch => {
                 let refused = outcomes.iter().find_map(|outcome| outcome.as_ref().err());
                 let refused = refused.filter(|error| error.retry() == Retry::Never);
