@@ -81,10 +81,11 @@ async fn until_it_has_lanes(inbox: &mut Subscription) -> Result<()> {
     let mut events = inbox.events();
     loop {
         tokio::select! {
-            Some(event) = events.next() => match event {
-                SubscriptionEvent::LaneAssigned { partition: Some(_), .. } => return Ok(()),
-                _ => {}
-            },
+            Some(event) = events.next() => {
+                if let SubscriptionEvent::LaneAssigned { partition: Some(_), .. } = event {
+                    return Ok(());
+                }
+            }
             early = next(inbox) => return early.and_then(|_| Err(Error::closed("it came early"))),
         }
     }

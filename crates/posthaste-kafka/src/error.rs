@@ -103,7 +103,7 @@ fn cause(trouble: &str) -> Error {
         Error::new(ErrorKind::Auth, "the broker does not know this kind of login")
     } else if says(&["might require SASL authentication"]) {
         Error::new(ErrorKind::Auth, "the broker hung up: it may want a login")
-    } else if says(&["OAUTHBEARER token"]) {
+    } else if trouble.contains("acquire SASL OAUTHBEARER token") {
         Error::new(ErrorKind::Auth, "there is no token for the login")
     } else if says(&["uthentication failed", "authentication error", "SASL handshake failed"]) {
         Error::new(ErrorKind::Auth, "the broker refused the login")

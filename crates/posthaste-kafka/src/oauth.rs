@@ -73,20 +73,18 @@ impl fmt::Debug for Source {
 #[derive(Debug)]
 pub(crate) struct Tokens {
     source: Source,
-    latest: Mutex<Option<OauthToken>>,
     /// It gets each new token.
     admin: Mutex<Weak<Owned<Administrator>>>,
 }
 
 impl Tokens {
     pub(crate) fn new(source: Source) -> Self {
-        Self { source, latest: Mutex::default(), admin: Mutex::default() }
+        Self { source, admin: Mutex::default() }
     }
 
     /// A new token, for a client whose events are served.
     pub(crate) fn next(&self) -> Result<OAuthToken, Failure> {
         let token = (self.source.0)()?;
-        *lock(&self.latest) = Some(token.clone());
         let admin = lock(&self.admin).upgrade();
         if let Some(admin) = admin {
             set(admin.inner(), &token)?;
@@ -95,16 +93,12 @@ impl Tokens {
         Ok(OAuthToken { token: token.value, principal_name, lifetime_ms })
     }
 
-    /// Gives a client a token that opens now.
+    /// Gives a client a token of its own: one that others have may open for a moment only.
     ///
     /// # Errors
     /// `Auth` with what the source said.
     pub(crate) fn let_in<C: ClientContext>(&self, client: &Client<C>) -> Result<()> {
-        let latest = lock(&self.latest).clone();
-        let token = match latest.filter(|token| token.expires_at > Timestamp::now()) {
-            Some(token) => token,
-            None => (self.source.0)().map_err(|failure| no_token(&*failure))?,
-        };
+        let token = (self.source.0)().map_err(|failure| no_token(&*failure))?;
         set(client, &token)
     }
 
