@@ -30,7 +30,6 @@ impl Adapter {
         destination(&self.try_ensure(config).await.expect("a topic"))
     }
 
-    #[expect(clippy::needless_pass_by_value, reason = "it is made where it is given")]
     pub(crate) async fn try_ensure(&self, config: TopicConfig) -> Result<TopicInfo> {
         self.0.admin().ensure(&config.check().expect("sound"), Topology::Create).await
     }
