@@ -58,7 +58,7 @@ async fn a_wrong_url_is_told_apart_and_shows_no_secret() {
 async fn an_unknown_scheme_lists_the_known_ones() {
     for url in ["carrierpigeon://localhost", "localhost"] {
         let text = refused(url).await.to_string();
-        for scheme in ["memory://", "nats://", "tls://", "nats-core://"] {
+        for scheme in ["memory://", "kafka://", "nats://", "tls://", "nats-core://", "amqp://"] {
             assert!(text.contains(scheme), "{text}");
         }
     }
@@ -97,5 +97,51 @@ async fn the_rest_of_a_url_is_the_adapters() {
         assert_eq!(error.kind(), Invalid, "{error}");
         let report = format!("{error:?}");
         assert!(report.contains("no_such") && !report.contains("hunter2"), "{report}");
+    }
+}
+
+#[cfg(not(feature = "rabbitmq"))]
+#[tokio::test]
+async fn rabbitmq_without_its_feature_names_the_feature() {
+    for scheme in ["amqp", "amqps"] {
+        let error = refused(&format!("{scheme}://user:hunter2@localhost:1")).await;
+        assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+        let report = format!("{error:?}");
+        assert!(report.contains("features = [\"rabbitmq\"]"), "{report}");
+        assert!(!report.contains("hunter2"), "{report}");
+    }
+}
+
+#[cfg(feature = "rabbitmq")]
+#[tokio::test]
+async fn the_rest_of_a_rabbitmq_url_is_the_adapters() {
+    for scheme in ["amqp", "amqps"] {
+        let error = refused(&format!("{scheme}://user:hunter2@localhost/%2f?no_such=1")).await;
+        assert_eq!(error.kind(), Invalid, "{error}");
+        let report = format!("{error:?}");
+        assert!(report.contains("no_such") && !report.contains("hunter2"), "{report}");
+    }
+}
+
+/// The clients of two brokers bring TLS. Where they bring different providers of its cryptography,
+/// the first handshake panics; so every client shakes hands here, in one process, with a server
+/// that hangs up.
+#[cfg(all(feature = "nats", feature = "rabbitmq"))]
+#[tokio::test]
+async fn all_clients_with_tls_live_in_one_process() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = listener.local_addr().expect("it is bound");
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            // Longer than a greeting that some clients wait for, and no handshake.
+            let _ = std::io::Write::write_all(&mut &stream, b"INFO {}\r\n");
+        }
+    });
+    for url in [format!("tls://{address}"), format!("amqps://{address}")] {
+        let error = refused(&url).await;
+        assert!(
+            matches!(error.kind(), ErrorKind::Connection | ErrorKind::Timeout | ErrorKind::Auth),
+            "{url}: {error:?}"
+        );
     }
 }
