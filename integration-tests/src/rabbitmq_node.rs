@@ -5,12 +5,13 @@
 //! node has one of its own, which stays when the node is killed.
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use posthaste_conformance::fault::{Ready, Server, ServerSpec, free_port};
 use posthaste_core::{Error, Result};
 use tokio::sync::{Mutex, OwnedSemaphorePermit};
+use tokio::time::Instant;
 
 use crate::folder::Folder;
 use crate::rabbitmq_foreign;
@@ -18,6 +19,13 @@ use crate::record::{Process, Record};
 
 /// How long an orderly stop may take.
 const STOP: Duration = Duration::from_secs(30);
+/// How long a node may take to note its queues, and how often that is looked at.
+const NOTING: Duration = Duration::from_secs(15);
+const LOOK: Duration = Duration::from_millis(50);
+/// What nodes are called, and their folders.
+const NODE: &str = "posthaste@localhost";
+/// Where a node notes its queues, inside the folder that has one folder for each.
+const NOTES: &str = "names.dets";
 /// Configuration, inside the state folder.
 const CONFIG: &str = "rabbitmq.conf";
 const PLUGINS: &str = "enabled_plugins";
@@ -36,6 +44,8 @@ pub(crate) struct Node {
     server: Mutex<Server>,
     _epmd: Server,
     addr: SocketAddr,
+    /// Where the node keeps its quorum queues.
+    quorum: PathBuf,
     _folder: Folder,
     _permit: OwnedSemaphorePermit,
 }
@@ -72,7 +82,8 @@ impl Node {
         let ready = Ready::check(move || rabbitmq_foreign::answers(addr));
         let spec = moved.spec(&like.server, &state, ready, |_| None);
         let server = Mutex::new(Server::start(spec).await?);
-        Ok(Self { server, _epmd: epmd, addr, _folder: folder, _permit: permit })
+        let quorum = state.join(NODE).join("quorum").join(NODE);
+        Ok(Self { server, _epmd: epmd, addr, quorum, _folder: folder, _permit: permit })
     }
 
     /// Where clients connect that nothing happens to.
@@ -84,7 +95,18 @@ impl Node {
         self.server.lock().await.terminate(STOP).await.map(drop)
     }
 
+    /// Once the node has noted which queues it has, which it does a moment after it has said that
+    /// they are there. Killed before that, it begins with an empty member of a queue that it has
+    /// confirmed, which never becomes its leader: a fault of the broker, and not what is tested.
     pub(crate) async fn kill(&self) -> Result<()> {
+        let end = Instant::now() + NOTING;
+        while let Some(queue) = unnoted(&self.quorum)? {
+            if Instant::now() >= end {
+                return Err(Error::invalid("the node does not note its queues")
+                    .with_context("queue", queue));
+            }
+            tokio::time::sleep(LOOK).await;
+        }
         self.server.lock().await.kill().await.map(drop)
     }
 
@@ -99,6 +121,23 @@ impl Node {
     pub(crate) async fn resume(&self) -> Result<()> {
         self.server.lock().await.resume()
     }
+}
+
+/// A queue that has its folder and is not among what the node has noted.
+fn unnoted(quorum: &Path) -> Result<Option<String>> {
+    let read = || -> std::io::Result<Option<String>> {
+        let notes = std::fs::read(quorum.join(NOTES))?;
+        let is_noted = |queue: &str| notes.windows(queue.len()).any(|at| at == queue.as_bytes());
+        for entry in std::fs::read_dir(quorum)? {
+            let entry = entry?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if entry.file_type()?.is_dir() && !is_noted(&name) {
+                return Ok(Some(name));
+            }
+        }
+        Ok(None)
+    };
+    read().map_err(|error| unusable(quorum, &error))
 }
 
 /// The recorded processes with a state folder and ports of their own.
