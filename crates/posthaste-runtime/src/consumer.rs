@@ -11,6 +11,7 @@ use posthaste_core::{Bus, Expired, KeyFailure, Order, Start, Topology};
 use crate::route::Route;
 use crate::settings::Settings;
 use crate::slot::{Many, Single, Slot};
+use crate::test_bus::Journal;
 use crate::{
     Arguments, BatchArguments, Control, HandlerFn, IntoReplies, IntoReply, RetryPolicy, Unknown,
 };
@@ -53,6 +54,8 @@ pub struct Consumer<S = ()> {
     pub(crate) settings: Settings,
     pub(crate) routes: Vec<Route>,
     pub(crate) control: Control,
+    /// For tests: remembers what was handled.
+    pub(crate) journal: Option<Arc<Journal>>,
     state: Arc<S>,
 }
 
@@ -64,6 +67,7 @@ impl Consumer {
             settings: Settings::default(),
             routes: Vec::new(),
             control: Control::new(),
+            journal: None,
             state: Arc::new(()),
         }
     }
@@ -85,8 +89,8 @@ impl<S> Consumer<S> {
 
     /// What handlers that are added from now on get as [`State`](crate::State).
     pub fn state<T>(self, state: T) -> Consumer<T> {
-        let Self { bus, settings, routes, control, .. } = self;
-        Consumer { bus, settings, routes, control, state: Arc::new(state) }
+        let Self { bus, settings, routes, control, journal, .. } = self;
+        Consumer { bus, settings, routes, control, journal, state: Arc::new(state) }
     }
 
     /// Handles messages of a topic: those of the event that the handler takes as

@@ -18,6 +18,7 @@ use crate::publish::Outbox;
 use crate::report::{Counters, count};
 use crate::route::{Found, Route, Routes};
 use crate::slot::Panicked;
+use crate::test_bus::Journal;
 use crate::verdict::{Facts, Step, step};
 use crate::{HandlerError, Outcome, Replies, Reply, Report, RetryPolicy, Unknown};
 
@@ -31,6 +32,7 @@ pub(crate) struct Floor {
     pub(crate) settled_first: bool,
     pub(crate) counters: Counters,
     pub(crate) control: Control,
+    journal: Option<Arc<Journal>>,
     pub(crate) stopper: Stopper,
     pub(crate) intake: Mutex<Intake>,
     failure: Plain<Option<Error>>,
@@ -53,13 +55,14 @@ pub(crate) struct Parts {
     pub(crate) unknown: Unknown,
     pub(crate) settled_first: bool,
     pub(crate) control: Control,
+    pub(crate) journal: Option<Arc<Journal>>,
     pub(crate) subscription: Subscription,
 }
 
 impl Floor {
     pub(crate) fn new(parts: Parts) -> Self {
         let Parts { routes, outbox, policy, time_limit, unknown, settled_first, .. } = parts;
-        let (control, subscription) = (parts.control, parts.subscription);
+        let (control, journal, subscription) = (parts.control, parts.journal, parts.subscription);
         Self {
             routes,
             outbox,
@@ -68,6 +71,7 @@ impl Floor {
             unknown,
             settled_first,
             counters: Counters::default(),
+            journal,
             stopper: subscription.stopper(),
             intake: Mutex::new(Intake { subscription, carry: None, phase: control.watch() }),
             control,
@@ -95,6 +99,9 @@ impl Floor {
         let settled = match outcome {
             Outcome::Ack => {
                 count(&self.counters.handled);
+                if let Some(journal) = &self.journal {
+                    journal.note(delivery.envelope());
+                }
                 delivery.ack().await
             }
             failed => self.settle_failed(delivery, failed, route).await,

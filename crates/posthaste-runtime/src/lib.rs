@@ -20,6 +20,7 @@ mod run;
 mod settings;
 mod signal;
 mod slot;
+mod test_bus;
 mod verdict;
 
 pub use batch::{BatchArguments, IntoReplies, Replies};
@@ -38,3 +39,4 @@ pub use retry::RetryPolicy;
 pub use route::Unknown;
 pub use run::Running;
 pub use signal::{ShutdownSignal, Stop, shutdown_signal};
+pub use test_bus::TestBus;

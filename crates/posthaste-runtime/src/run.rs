@@ -94,7 +94,7 @@ impl<S> Consumer<S> {
     }
 
     async fn start_unwatched(self) -> Result<Running> {
-        let Self { bus, settings, routes, control, .. } = self;
+        let Self { bus, settings, routes, control, journal, .. } = self;
         let routes = Routes::new(routes)?;
         settings.check(&routes)?;
         settings.check_broker(&bus, &routes)?;
@@ -108,6 +108,7 @@ impl<S> Consumer<S> {
             unknown: settings.unknown,
             settled_first: settings.at_most_once,
             control: control.clone(),
+            journal,
             subscription,
         }));
         control.begin();

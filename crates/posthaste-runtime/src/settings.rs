@@ -66,6 +66,11 @@ impl Default for Settings {
 }
 
 impl Settings {
+    /// The group, that of a queue included.
+    pub(crate) fn group_name(&self) -> Option<String> {
+        self.group.clone().or_else(|| self.queue.then(|| "queue".to_owned()))
+    }
+
     /// How many deliveries may be unsettled.
     fn prefetch(&self) -> usize {
         self.prefetch.unwrap_or_else(|| PREFETCH.max(self.concurrency.saturating_mul(2)))

@@ -17,4 +17,6 @@ mod refused;
 mod retries;
 mod routing;
 mod shop;
+mod signals;
 mod starting;
+mod test_bus;

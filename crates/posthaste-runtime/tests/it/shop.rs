@@ -80,6 +80,11 @@ impl Shop {
         self.bus.admin().lag("orders", "billing").await.unwrap().total()
     }
 
+    pub(crate) async fn in_flight(&self) -> u64 {
+        let lag = self.bus.admin().lag("orders", "billing").await.unwrap();
+        lag.in_flight.unwrap()
+    }
+
     /// Waits until the group has nothing left to do.
     pub(crate) async fn settled(&self) {
         until(async || self.left().await == 0).await;
