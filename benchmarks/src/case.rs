@@ -15,7 +15,7 @@ pub(crate) enum Case {
     PublishAll,
     /// A loop that acknowledges each message.
     ConsumeAck,
-    /// Handlers. The runtime for them does not exist yet.
+    /// Handlers that do nothing, 64 at once, against the loop that acknowledges.
     ConsumeHandlers,
     /// From publish to confirmation, at half of what can be had at most.
     LatencyHalfLoad,
@@ -50,7 +50,7 @@ impl Case {
         Self::Decorators,
     ];
     /// What there is for the in-process broker.
-    pub(crate) const MEMORY: &'static [Self] = &[Self::Batches];
+    pub(crate) const MEMORY: &'static [Self] = &[Self::Batches, Self::ConsumeHandlers];
 
     /// As it is called on the command line and in JSON.
     pub(crate) const fn name(self) -> &'static str {

@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use bytes::Bytes;
-use posthaste::{Bus, Error, ErrorKind, Publisher, Result, TopicConfig};
+use posthaste::{Bus, Consumer, Envelope, Error, ErrorKind, Publisher, Result, TopicConfig};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -20,6 +20,8 @@ use crate::raw::Load;
 pub(crate) const GROUP: &str = "readers";
 /// How many receipts are kept before the oldest is awaited. The window's own size.
 const RECEIPTS: usize = 1_000;
+/// How many handlers may run at once.
+const HANDLERS: usize = 64;
 /// How long a broker may take to count what it has confirmed.
 const COUNTED: Duration = Duration::from_secs(5);
 
@@ -177,6 +179,38 @@ pub(crate) async fn consume(load: &Load, prefetch: usize) -> Result<Sample> {
     inbox.stop(Duration::from_secs(10)).await?;
     let lag = scene.bus.admin().lag(&scene.topic, GROUP).await?;
     // Not every broker tells what is in flight; then that is among what is ready.
+    if lag.ready != Some(0) || lag.in_flight.unwrap_or(0) != 0 {
+        return Err(miscounted("are left for the group", Some(lag.total()), 0));
+    }
+    scene.close().await?;
+    Ok(sample)
+}
+
+/// The same by handlers that do nothing. They have joined the group and handled one message when
+/// the others are published, and wait until all of them are there.
+pub(crate) async fn handlers(load: &Load, prefetch: usize) -> Result<Sample> {
+    let scene = Scene::open(load).await?;
+    let consumer = Consumer::new(&scene.bus).group(GROUP).concurrency(HANDLERS).prefetch(prefetch);
+    let running = consumer.on(&scene.topic, async |_: Envelope| {}).start().await?;
+    let handled = async |messages: u64| {
+        while running.report().handled < messages {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        Ok(())
+    };
+    handled(1).await?;
+    running.control().pause();
+    all(&scene.publisher, load.messages - 1, &load.payload).await?;
+    let sample = timed(load.messages - 1, async {
+        running.control().resume();
+        handled(u64::from(load.messages)).await
+    })
+    .await?;
+    let report = running.stop().await?;
+    if report.handled != u64::from(load.messages) {
+        return Err(miscounted("are handled", Some(report.handled), u64::from(load.messages)));
+    }
+    let lag = scene.bus.admin().lag(&scene.topic, GROUP).await?;
     if lag.ready != Some(0) || lag.in_flight.unwrap_or(0) != 0 {
         return Err(miscounted("are left for the group", Some(lag.total()), 0));
     }

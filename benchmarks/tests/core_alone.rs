@@ -190,3 +190,36 @@ fn a_delivery_that_is_acknowledged() {
         within("next and ack", allocations, BACK);
     });
 }
+
+#[test]
+fn a_message_that_a_handler_gets() {
+    let _alone = alone();
+    run(async {
+        let broker = NullBroker::default();
+        let bus = bus(&broker);
+        let payload = Bytes::from(vec![1; 1_024]);
+        let message = message(&bus.publisher("orders").unwrap(), &payload).unwrap();
+        // One handler is done at once; the other one waits, so that workers take turns.
+        for waits in [false, true] {
+            let handler = move |_: Envelope, _: posthaste::Metadata| async move {
+                if waits {
+                    tokio::task::yield_now().await;
+                }
+            };
+            let consumer = posthaste::Consumer::new(&bus).group("billing").concurrency(64);
+            let running = consumer.on("orders", handler).start().await.unwrap();
+            let handled = async |count: usize| {
+                let wanted = running.report().handled + count as u64;
+                broker.stock(message.clone(), count);
+                while running.report().handled < wanted {
+                    tokio::task::yield_now().await;
+                }
+            };
+            handled(WARM).await;
+            let allocations = counted(handled(MESSAGES)).await;
+            running.stop().await.unwrap();
+            within("a handler", allocations, BACK);
+        }
+        assert_eq!(broker.settled(), 2 * (WARM + MESSAGES) as u64);
+    });
+}

@@ -10,14 +10,20 @@ use super::Rounds;
 use crate::case::Case;
 use crate::clock::{Sample, timed};
 use crate::message::{SOURCE, fresh_topic, payload};
+use crate::network::consume::against_the_loop;
 use crate::options::Options;
 use crate::ours::{GROUP, Manner, send};
+use crate::raw::Load;
 use crate::report::Report;
 use crate::row::Row;
 use crate::runtime::Flavour;
 
 /// Messages a second that go all the way, on two cores.
 const RATE: f64 = 1e6;
+/// Messages a second that handlers take.
+const HANDLED: f64 = 5e5;
+/// How many unsettled deliveries handlers and the loop may hold.
+const PREFETCH: usize = 1_000;
 /// How many deliveries are taken at once.
 const BATCH: usize = 1_000;
 
@@ -30,7 +36,7 @@ pub(crate) fn run(options: &Options, report: &mut Report) -> Result<()> {
     ));
     for bytes in &options.payloads {
         let payload = payload(*bytes);
-        for flavour in Flavour::ALL {
+        for flavour in Flavour::ALL.into_iter().filter(|_| options.cases.contains(&Case::Batches)) {
             let mut row = Row::new("memory", Case::Batches, "messages/s");
             row.payload_bytes = Some(*bytes);
             row.quick = options.quick;
@@ -41,8 +47,28 @@ pub(crate) fn run(options: &Options, report: &mut Report) -> Result<()> {
             }
             report.add(row)?;
         }
+        for flavour in Flavour::ALL {
+            if options.cases.contains(&Case::ConsumeHandlers) {
+                report.add(handlers(options, flavour, rounds.messages, &payload)?)?;
+            }
+        }
     }
     Ok(())
+}
+
+/// Handlers that do nothing, against the loop that acknowledges.
+fn handlers(options: &Options, flavour: Flavour, messages: u32, payload: &Bytes) -> Result<Row> {
+    let mut row = Row::new("memory", Case::ConsumeHandlers, "messages/s");
+    row.payload_bytes = Some(payload.len());
+    row.quick = options.quick;
+    row.runtime = Some(flavour);
+    row.prefetch = Some(PREFETCH);
+    let load = Load { url: "memory://".to_owned(), messages, payload: payload.clone() };
+    against_the_loop(&mut row, flavour, &load, PREFETCH, options.pairs)?;
+    if flavour == Flavour::MultiThread {
+        row.wants_at_least("messages/s", row.posthaste, HANDLED);
+    }
+    Ok(row)
 }
 
 /// One task publishes, another one reads.

@@ -1,6 +1,6 @@
 //! Brokers behind a network: ours against the raw client, case by case.
 
-mod consume;
+pub(crate) mod consume;
 mod drain;
 mod latency;
 mod publish;
@@ -51,12 +51,7 @@ pub(crate) fn run(broker: &str, options: &Options, report: &mut Report) -> Resul
     if bench.wants(Case::Drain) {
         report.add(bench.drain(&url, report)?)?;
     }
-    if bench.wants(Case::ConsumeHandlers) {
-        let mut row = bench.blank(Case::ConsumeHandlers, "messages/s");
-        row.skipped = Some("there are no handlers yet".to_owned());
-        report.add(row)?;
-    }
-    if options.cases.iter().all(|case| matches!(case, Case::Drain | Case::ConsumeHandlers)) {
+    if options.cases.iter().all(|case| *case == Case::Drain) {
         return Ok(());
     }
     for bytes in &options.payloads {
@@ -72,6 +67,9 @@ pub(crate) fn run(broker: &str, options: &Options, report: &mut Report) -> Resul
         bench.publish(&load, report)?;
         if bench.wants(Case::ConsumeAck) {
             report.add(bench.consume(&load, report)?)?;
+        }
+        if bench.wants(Case::ConsumeHandlers) {
+            report.add(bench.handlers(&load, report)?)?;
         }
     }
     Ok(())

@@ -80,19 +80,19 @@ impl fmt::Display for Reason {
 pub struct Cause {
     chain: Vec<String>,
     handler: Option<String>,
-    undecodable: bool,
+    reason: Option<Reason>,
 }
 
 impl Cause {
     /// A cause from a sentence.
     pub fn new(text: impl AsRef<str>) -> Self {
-        Self { chain: vec![cut(text.as_ref()).into_owned()], handler: None, undecodable: false }
+        Self { chain: vec![cut(text.as_ref()).into_owned()], handler: None, reason: None }
     }
 
     /// A cause from its recorded parts.
     #[must_use]
     pub fn from_chain(chain: Vec<String>, handler: Option<String>) -> Self {
-        Self { chain, handler, undecodable: false }
+        Self { chain, handler, reason: None }
     }
 
     /// Names the handler that failed.
@@ -100,6 +100,27 @@ impl Cause {
     pub fn handler(mut self, name: impl AsRef<str>) -> Self {
         self.handler = Some(cut(name.as_ref()).into_owned());
         self
+    }
+
+    /// Says as what the message is given up, where that is not [`Reason::Rejected`].
+    #[must_use]
+    pub fn with_reason(mut self, reason: Reason) -> Self {
+        self.reason = Some(reason);
+        self
+    }
+
+    /// A cause from an error that is borrowed.
+    #[must_use]
+    pub fn of(error: &(dyn StdError + 'static)) -> Self {
+        let own = error.downcast_ref::<crate::Error>();
+        let undecodable = own.is_some_and(|error| error.kind() == crate::ErrorKind::Decode);
+        let mut chain = Vec::new();
+        let mut next = Some(error);
+        while let Some(error) = next.filter(|_| chain.len() < CHAIN_LIMIT) {
+            chain.push(cut(&error.to_string()).into_owned());
+            next = error.source();
+        }
+        Self { chain, handler: None, reason: undecodable.then_some(Reason::Undecodable) }
     }
 
     /// The error's text, then those of its causes.
@@ -128,21 +149,13 @@ impl Cause {
     }
 
     pub(crate) fn reason(&self) -> Reason {
-        if self.undecodable { Reason::Undecodable } else { Reason::Rejected }
+        self.reason.clone().unwrap_or(Reason::Rejected)
     }
 }
 
 impl<E: StdError + 'static> From<E> for Cause {
     fn from(error: E) -> Self {
-        let own = (&error as &dyn StdError).downcast_ref::<crate::Error>();
-        let undecodable = own.is_some_and(|error| error.kind() == crate::ErrorKind::Decode);
-        let mut chain = Vec::new();
-        let mut next: Option<&dyn StdError> = Some(&error);
-        while let Some(error) = next.filter(|_| chain.len() < CHAIN_LIMIT) {
-            chain.push(cut(&error.to_string()).into_owned());
-            next = error.source();
-        }
-        Self { chain, handler: None, undecodable }
+        Self::of(&error)
     }
 }
 

@@ -10,7 +10,7 @@ use crate::broker::{Attempt, Lane, LaneState, Position};
 use crate::codec::Decode;
 use crate::subscription::{Failure, Handout, Ledger};
 use crate::{
-    Cause, Envelope, Error, ErrorKind, Event, GroupName, Result, Timestamp, TopicName, event,
+    Cause, Envelope, Error, ErrorKind, Event, GroupName, Lease, Result, Timestamp, TopicName, event,
 };
 
 /// One received message, with the right to settle it once: [`ack`](Self::ack),
@@ -137,6 +137,12 @@ impl Delivery {
     /// Cancel safe.
     pub async fn lost(&self) {
         self.settle.lost().await;
+    }
+
+    /// The lease apart from the delivery, for work that does not hold it.
+    #[must_use]
+    pub fn lease(&self) -> Lease {
+        Lease::new(&self.settle.ledger, &self.lane, self.settle.slot)
     }
 
     /// Prolongs the lease now, by the subscription's lease. It is prolonged by itself as well, up

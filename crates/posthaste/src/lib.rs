@@ -7,10 +7,19 @@ pub mod prelude;
 pub use connect::{builder, connect, from_env};
 pub use posthaste_core::*;
 pub use posthaste_derive::Event;
+pub use posthaste_runtime::{
+    Attempt, Class, Consumer, Control, DeadLetters, FromDelivery, FromRef, HandlerError, Headers,
+    Incoming, Key, Metadata, Outcome, Outgoing, Payload, Permanent, Publish, Report, RetryPolicy,
+    State, Unknown, shutdown_signal,
+};
 
 /// The in-process broker, for tests and for programs that need no other process.
 #[doc(inline)]
 pub use posthaste_memory as memory;
+
+/// Handlers: everything of the consumer runtime, with its guide.
+#[doc(inline)]
+pub use posthaste_runtime as runtime;
 
 /// The adapter for Apache Kafka.
 #[cfg(feature = "kafka")]

@@ -9,4 +9,8 @@ pub use posthaste_core::{
     Subscription, SubscriptionEvent, Timestamp, TopicConfig, Topology,
 };
 pub use posthaste_derive::Event;
+pub use posthaste_runtime::{
+    Attempt, Consumer, HandlerError, Metadata, Outcome, Payload, Permanent, Publish, RetryPolicy,
+    State, shutdown_signal,
+};
 pub use serde::{Deserialize, Serialize};

@@ -87,6 +87,9 @@ pub enum Order {
     /// Messages of one key are handled in publish order; keys run in parallel. Only on topics
     /// that were created as ordered.
     PerKey,
+    /// Messages of one partition are handled one after the other, whatever their keys. A failing
+    /// one holds up its partition. Adapters see [`PerKey`](Self::PerKey).
+    Partition,
 }
 
 /// When a delivery counts as settled.

@@ -256,7 +256,8 @@ impl SubscribeBuilder {
         let mut request = SubscribeRequest::new(topics, group, member);
         request.queue = self.queue;
         request.start = self.start.unwrap_or(default_start);
-        request.order = self.order;
+        // What comes by one lane is in order either way; who waits for whom is decided here.
+        request.order = if self.order == Order::None { Order::None } else { Order::PerKey };
         request.prefetch = self.prefetch;
         request.lease = self.lease;
         request.mode = self.mode;

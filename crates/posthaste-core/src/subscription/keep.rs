@@ -102,7 +102,7 @@ impl Ledger {
     pub(crate) async fn extend(&self, slot: usize) -> Result<()> {
         let token = {
             let state = self.lock();
-            let entry = &state.slots[slot];
+            let Some(entry) = state.slots.get(slot) else { return Err(lease_over()) };
             if state.finished || entry.is_lost() {
                 return Err(lease_lost(entry));
             }
@@ -114,6 +114,10 @@ impl Ledger {
         let call = shielded(self.settler.extend(std::slice::from_ref(&token)));
         let extended = timeout(patience, call).await.unwrap_or_else(|_| Err(late()))?;
         let mut state = self.lock();
+        // It may have been settled meanwhile, and its slot taken by another delivery.
+        if state.slots.get(slot).is_none_or(|entry| entry.token != token) {
+            return Err(lease_over());
+        }
         if !extended.lost.is_empty() {
             self.lose_lease(&mut state, slot);
             self.lease_lost.notify_waiters();
@@ -126,8 +130,37 @@ impl Ledger {
         Ok(())
     }
 
+    /// As [`extend`](Self::extend), if that hand-out is not over.
+    pub(crate) async fn extend_hand(&self, slot: usize, hand: Hand) -> Result<()> {
+        if self.is_over(slot, hand) { Err(lease_over()) } else { self.extend(slot).await }
+    }
+
     pub(crate) fn is_lost(&self, slot: usize) -> bool {
         self.lock().slots[slot].lost
+    }
+
+    /// Which hand-out of which delivery the slot is of now.
+    pub(crate) fn hand(&self, slot: usize) -> Option<Hand> {
+        self.lock().slots.get(slot).map(Slot::hand)
+    }
+
+    /// Whether that hand-out is over: settled, given back, or its lease lost.
+    pub(crate) fn is_over(&self, slot: usize, hand: Hand) -> bool {
+        let state = self.lock();
+        let held = |entry: &&Slot| matches!(entry.phase, Phase::Held | Phase::Confirming);
+        let entry = state.slots.get(slot).filter(|entry| entry.hand() == hand).filter(held);
+        entry.is_none_or(|entry| entry.is_lost())
+    }
+
+    /// Waits until that hand-out's lease is lost.
+    pub(crate) async fn over(&self, slot: usize, hand: Hand) {
+        loop {
+            let changed = self.lease_lost.notified();
+            if self.is_over(slot, hand) {
+                return;
+            }
+            changed.await;
+        }
     }
 
     /// Waits until the lease is lost.
@@ -140,6 +173,24 @@ impl Ledger {
             changed.await;
         }
     }
+}
+
+/// A hand-out of a delivery: slots are used again, and so are deliveries of ordered keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Hand {
+    arrival: u64,
+    attempt: u32,
+}
+
+impl Slot {
+    const fn hand(&self) -> Hand {
+        Hand { arrival: self.arrival, attempt: self.attempt.count }
+    }
+}
+
+#[cold]
+fn lease_over() -> Error {
+    Error::new(ErrorKind::LeaseLost, "the delivery was settled: its lease is over")
 }
 
 #[cold]

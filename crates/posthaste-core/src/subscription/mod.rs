@@ -25,6 +25,7 @@ use tokio::task::coop::poll_proceed;
 
 pub use builder::SubscribeBuilder;
 pub use event::{Events, SubscriptionEvent};
+pub(crate) use keep::Hand;
 pub(crate) use ledger::Ledger;
 pub(crate) use reader::Handout;
 pub use stats::Stats;
@@ -231,6 +232,18 @@ impl Stopper {
     /// settled for the bus's drain time.
     pub fn stop(&self) {
         self.ledger.stop(after(self.ledger.drain()));
+    }
+
+    /// As [`stop`](Self::stop), with a time of its own for deliveries that are held. Of two stops
+    /// the earlier deadline counts.
+    pub fn stop_within(&self, drain: Duration) {
+        self.ledger.stop(after(drain));
+    }
+
+    /// Counts of the subscription so far.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        self.ledger.counters.read()
     }
 
     /// Waits until the subscription has drained; how many deliveries were still held and were

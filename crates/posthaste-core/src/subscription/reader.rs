@@ -173,15 +173,13 @@ impl Ledger {
         }
         let now = Instant::now();
         let lease_until = now + self.lease_margined();
-        let keyed = self.policy.order == Order::PerKey;
         let mut guard = self.lock();
         let state = &mut *guard;
         for Received { envelope, token, lane, attempt, position } in received.drain(..) {
             state.bytes += envelope.size();
             state.arrived += 1;
             let arrival = state.arrived;
-            let key = envelope.key().filter(|_| keyed);
-            let key = key.map(|key| hash(&[lane.topic().as_str().as_bytes(), key]));
+            let key = gate_key(self.policy.order, &envelope, &lane);
             let slot = state.slots.insert(Slot {
                 envelope,
                 token,
@@ -277,6 +275,19 @@ impl Ledger {
                 SubscriptionEvent::Differs(difference)
             }
         });
+    }
+}
+
+/// Under which key a delivery waits for others, if it has to.
+fn gate_key(order: Order, envelope: &Envelope, lane: &Lane) -> Option<u64> {
+    let topic = lane.topic().as_str().as_bytes();
+    match order {
+        Order::None => None,
+        Order::PerKey => envelope.key().map(|key| hash(&[topic, key])),
+        // What this library did not write has a lane of its own, without a number.
+        Order::Partition => {
+            Some(hash(&[topic, &lane.partition().unwrap_or(u32::MAX).to_be_bytes()]))
+        }
     }
 }
 

@@ -214,8 +214,9 @@ impl Ledger {
         let Some(key) = key else { return };
         for follower in state.gate.take_waiting(key) {
             let entry = &mut state.slots[follower];
-            if entry.envelope.key() != first.key() || *entry.lane.topic() != topic {
-                // Another key with the same hash: it waits on.
+            let same = first.key().is_some() && entry.envelope.key() == first.key();
+            if !same || *entry.lane.topic() != topic {
+                // Another key, of the same hash or the same partition: it waits on.
                 if let Some(passed) = state.gate.offer(key, follower) {
                     state.slots[passed].phase = Phase::Ready;
                     state.ready.push_back(passed);

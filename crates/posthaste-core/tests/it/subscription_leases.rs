@@ -164,3 +164,27 @@ async fn what_waits_to_be_handed_out_keeps_its_lease_and_is_dropped_once_it_is_l
     }
     assert_eq!(other, ["z"], "`y` is somebody else's by now");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_apart_from_its_delivery_is_over_when_that_is_settled_or_lost() {
+    let lease = 12 * SECOND;
+    let feed = Feed::with_lease(Layout::Plain, lease);
+    let mut inbox = feed.inbox().await;
+    feed.send(["x"]);
+    let delivery = next(&mut inbox).await;
+    let first = delivery.lease();
+    assert!(!first.is_over());
+    first.extend().await.unwrap();
+    delivery.ack().await.unwrap();
+    assert!(first.is_over());
+    assert_eq!(first.extend().await.unwrap_err().kind(), ErrorKind::LeaseLost);
+
+    // Its slot is used again, and the first lease is not that of the next delivery.
+    feed.send(["y"]);
+    let delivery = next(&mut inbox).await;
+    let second = delivery.lease();
+    assert!(first.is_over() && !second.is_over());
+    feed.extends.lock().unwrap().extend(vec![Step::Hang; 100]);
+    timeout(2 * lease, second.lost()).await.expect("it is lost in time");
+    assert!(second.is_over() && delivery.is_lost());
+}

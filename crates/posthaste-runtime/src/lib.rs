@@ -1,0 +1,42 @@
+#![doc = include_str!("docs.md")]
+
+mod batch;
+mod consumer;
+mod context;
+mod control;
+mod dead_letters;
+mod desk;
+mod extract;
+mod failure;
+mod floor;
+mod handler;
+mod outcome;
+mod parts;
+mod publish;
+mod report;
+mod retry;
+mod route;
+mod run;
+mod settings;
+mod signal;
+mod slot;
+mod test_bus;
+mod verdict;
+
+pub use batch::{BatchArguments, IntoReplies, Replies};
+pub use consumer::Consumer;
+pub use context::Incoming;
+pub use control::{Control, Phase};
+pub use dead_letters::{DeadLetters, Scan};
+pub use extract::{EventType, FromDelivery, FromRef, Payload, State};
+pub use failure::{Class, HandlerError, Permanent};
+pub use handler::{Arguments, HandlerFn};
+pub use outcome::{IntoReply, Outcome, Reply};
+pub use parts::{Attempt, Headers, Key, Metadata};
+pub use publish::{Outgoing, Publish};
+pub use report::Report;
+pub use retry::RetryPolicy;
+pub use route::Unknown;
+pub use run::Running;
+pub use signal::{ShutdownSignal, Stop, shutdown_signal};
+pub use test_bus::TestBus;
