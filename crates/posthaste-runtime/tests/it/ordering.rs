@@ -193,3 +193,39 @@ async fn a_partition_waits_for_the_one_that_fails() {
     assert_eq!(shop.letters().await.len(), 1, "those behind it are of other keys");
     stop(running).await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn keys_keep_their_order_while_members_come_and_go() {
+    async fn slow(order: Payload<Placed>, State(watch): State<Watch>) {
+        watch.enter(&order.id);
+        tokio::time::sleep(Duration::from_millis(fastrand::u64(1..30))).await;
+        watch.leave(&order.id, Some(order.number));
+    }
+    let (shop, watch) = (Shop::ordered(8).await, Watch::default());
+    for number in 0..20 {
+        for key in 0..40 {
+            shop.place(&format!("key-{key}"), number).await;
+        }
+    }
+    let member = async || {
+        let consumer = shop.billing().state(watch.clone()).order(Order::PerKey).concurrency(8);
+        consumer.on("orders", slow).start().await.unwrap()
+    };
+    let mut members = vec![member().await];
+    let mut moved = 0;
+    while shop.left().await > 0 {
+        tokio::time::sleep(100 * MILLISECOND).await;
+        if members.len() < 3 {
+            members.push(member().await);
+        } else {
+            let report = members.remove(0).stop().await.unwrap();
+            assert_eq!(report.unfinished, 0);
+            moved += 1;
+        }
+    }
+    assert!(moved > 2, "{moved}");
+    watch.assert_in_order(40, 20);
+    for member in members {
+        stop(member).await;
+    }
+}
