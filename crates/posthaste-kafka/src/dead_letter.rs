@@ -287,7 +287,7 @@ async fn write(hub: &Hub, entries: Vec<Entry<'_>>) -> Vec<Result<()>> {
             (None, Some(Fate::Failed { code, maybe_written })) => {
                 // What is known of the topic may be old.
                 hub.forget(&topic);
-                Err(hub.explain(error::publish(code, maybe_written)))
+                Err(hub.not_stored(code, maybe_written))
             }
             // Whoever was handed over has a ticket.
             (None, None) => Err(error::closed()),

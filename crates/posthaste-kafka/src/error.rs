@@ -73,6 +73,14 @@ pub(crate) fn publish(code: RDKafkaErrorCode, maybe_written: bool) -> Error {
     native(made, code).with_source(KafkaError::MessageProduction(code))
 }
 
+/// A message was given up with its client, which had failed for good and was made anew.
+#[cold]
+pub(crate) fn outlived(maybe_written: bool) -> Error {
+    Error::new(ErrorKind::Fatal, "the client that had the message has failed for good")
+        .with_may_be_stored(maybe_written)
+        .with_broker(BROKER)
+}
+
 /// Connecting took too long.
 #[cold]
 pub(crate) fn timed_out_connecting() -> Error {

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use posthaste_core::{Error, ErrorKind, GroupName, Layout, Result, TopicName};
 use rdkafka::admin::{AdminOptions, ResourceSpecifier};
+use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::metadata::MetadataTopic;
 use rdkafka::types::RDKafkaRespErr;
 use tokio::time::Instant;
@@ -257,6 +258,18 @@ impl Hub {
             Some(trouble) => error.with_context("client", trouble.text.escape_debug()),
             None => error,
         }
+    }
+
+    /// Why a message was not stored, or may not have been.
+    #[cold]
+    pub(crate) fn not_stored(&self, code: RDKafkaErrorCode, maybe_written: bool) -> Error {
+        let given_up =
+            matches!(code, RDKafkaErrorCode::PurgeQueue | RDKafkaErrorCode::PurgeInflight);
+        if given_up && self.open().is_ok() {
+            // Nobody closes: its producer had failed for good, and another one has its place now.
+            return error::outlived(maybe_written);
+        }
+        self.explain(error::publish(code, maybe_written))
     }
 
     /// One small question to any broker.

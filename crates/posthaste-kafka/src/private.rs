@@ -111,7 +111,7 @@ pub(crate) async fn store(
             ) {
                 hub.forget(&name);
             }
-            Err(hub.explain(error::publish(code, maybe_written)))
+            Err(hub.not_stored(code, maybe_written))
         }
         None => Err(error::closed()),
     };

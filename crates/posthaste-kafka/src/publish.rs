@@ -188,7 +188,7 @@ impl Flight<'_> {
             // it is asked, the client takes nothing for a topic that was forbidden once.
             self.hub.forget(&self.name);
         }
-        self.hub.explain(error::publish(code, maybe_written))
+        self.hub.not_stored(code, maybe_written)
     }
 }
 
