@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use posthaste_core::broker::{Destination, SendOptions};
-use posthaste_core::{Broker, Bus, Confirmed, Envelope, Publisher, Result, Start, TopicConfig};
+use posthaste_core::{
+    Broker, Bus, Confirmed, Envelope, Publisher, Result, Sharing, Start, TopicConfig,
+};
 use tokio::time::timeout;
 
 use crate::failure::{Failed, Outcome, ensure_eq};
@@ -85,6 +87,15 @@ pub(crate) async fn publish_each(
 pub(crate) async fn topic_with(bus: &Bus, topic: &str, groups: &[&str]) -> Outcome<()> {
     let config = groups.iter().fold(TopicConfig::new(topic), |topic, group| topic.group(*group));
     bus.ensure(config).await?;
+    Ok(())
+}
+
+/// Where members share lanes, the one that joins takes some of them away, and what is held there
+/// moves. For cases in which it shall stay, the topic has one lane.
+pub(crate) async fn with_one_lane(bus: &Bus, topic: &str) -> Outcome {
+    if bus.capabilities(Some(topic))?.sharing == Sharing::Lanes {
+        bus.ensure(TopicConfig::new(topic).ordered(1)).await?;
+    }
     Ok(())
 }
 

@@ -24,6 +24,8 @@ pub(crate) struct Entry {
     pub(crate) beside: Option<&'static str>,
     /// Whether `cargo xtask test` brings it up. The others have no adapter that could be tested.
     pub(crate) in_suite: bool,
+    /// Whether it does so only for `--only`: an older line of a broker that takes long.
+    pub(crate) only_asked: bool,
     /// Whether `cargo xtask faults` can break it, though the suite does not test it: the suite has
     /// the same broker as one server.
     pub(crate) in_faults: bool,
@@ -43,6 +45,7 @@ const NATS: Entry = Entry {
     version: "2.15.2",
     beside: None,
     in_suite: true,
+    only_asked: false,
     in_faults: false,
     install: Install::Go { module: "github.com/nats-io/nats-server/v2", program: "nats-server" },
     ports: 1,
@@ -56,6 +59,7 @@ const KAFKA: Entry = Entry {
     version: "4.2.0",
     beside: None,
     in_suite: true,
+    only_asked: false,
     in_faults: false,
     install: Install::Maven {
         name: "kafka-with-tools",
@@ -75,6 +79,7 @@ const RABBITMQ: Entry = Entry {
     version: "4.0.5",
     beside: None,
     in_suite: true,
+    only_asked: false,
     in_faults: false,
     install: Install::Debian { suite: "trixie", package: "rabbitmq-server", further: &[] },
     ports: 4,
@@ -88,6 +93,7 @@ const POSTGRES: Entry = Entry {
     version: "15",
     beside: None,
     in_suite: false,
+    only_asked: false,
     in_faults: false,
     install: Install::Debian { suite: "bookworm", package: "postgresql-15", further: &[] },
     ports: 1,
@@ -101,6 +107,7 @@ const REDIS: Entry = Entry {
     version: "8.0.2",
     beside: None,
     in_suite: false,
+    only_asked: false,
     in_faults: false,
     install: Install::Debian { suite: "trixie", package: "redis-server", further: &[] },
     ports: 1,
@@ -148,6 +155,7 @@ pub(crate) const TABLE: &[Entry] = &[
         id: "kafka3",
         name: "kafka3",
         in_suite: false,
+        only_asked: false,
         in_faults: true,
         ports: 6,
         launch: kafka::three,
@@ -165,6 +173,7 @@ pub(crate) const TABLE: &[Entry] = &[
     Entry {
         id: "rabbitmq@3.10",
         version: "3.10.8",
+        only_asked: true,
         install: Install::Debian { suite: "bookworm", package: "rabbitmq-server", further: &[] },
         ..RABBITMQ
     },
@@ -203,6 +212,7 @@ pub(crate) const TABLE: &[Entry] = &[
         version: "1.7.1",
         beside: None,
         in_suite: false,
+        only_asked: false,
         in_faults: false,
         install: Install::Maven {
             name: "elasticmq",
@@ -220,6 +230,7 @@ pub(crate) const TABLE: &[Entry] = &[
         version: "1.9.2",
         beside: None,
         in_suite: false,
+        only_asked: false,
         in_faults: false,
         install: Install::Npm { package: "fauxqs" },
         ports: 1,

@@ -10,7 +10,7 @@ use crate::failure::{Outcome, ensure, ensure_eq, refused};
 use crate::receive::{again, distinct, nothing, numbers, one, places, settle_all, take};
 use crate::scene::Scene;
 use crate::seam::{Member, create, request};
-use crate::send::{numbered, publish, send, up_to};
+use crate::send::{numbered, publish, send, up_to, with_one_lane};
 
 cases![P8;
     Claim a_delivery_whose_lease_ends_comes_again_flagged;
@@ -26,6 +26,7 @@ async fn a_delivery_whose_lease_ends_comes_again_flagged(scene: &Scene) -> Outco
     let (holder, other) = (scene.bus().await?, scene.bus().await?);
     let (topic, group) = (scene.topic(), scene.group("a"));
     let lease = scene.lease();
+    with_one_lane(&holder, &topic).await?;
     let first = holder.subscribe(&topic).group(&group).lease(lease).max_handling(lease);
     let sharing = holder.capabilities(Some(&topic))?.sharing;
     let mut first = first.prefetch(places(sharing)).start().await?;

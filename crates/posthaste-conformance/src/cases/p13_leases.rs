@@ -10,7 +10,7 @@ use crate::failure::{Outcome, ensure, ensure_eq};
 use crate::receive::{self, nothing, one};
 use crate::scene::Scene;
 use crate::seam::{Member, create, request};
-use crate::send::{ends, numbered, publish, send};
+use crate::send::{ends, numbered, publish, send, with_one_lane};
 
 cases![P13;
     Claim a_slow_handler_keeps_its_delivery;
@@ -24,6 +24,7 @@ async fn a_slow_handler_keeps_its_delivery(scene: &Scene) -> Outcome {
     let (slow, waiting) = (scene.bus().await?, scene.bus().await?);
     let (topic, group) = (scene.topic(), scene.group("a"));
     let lease = scene.lease();
+    with_one_lane(&slow, &topic).await?;
     let mut inbox = slow.subscribe(&topic).group(&group).lease(lease).prefetch(1).start().await?;
     publish(&slow.publisher(&topic)?, 0..1).await?;
     let held = one(&mut inbox, scene.patience()).await?;
@@ -40,6 +41,7 @@ async fn a_hanging_handler_is_cancelled_before_another_begins(scene: &Scene) -> 
     let (hanging, waiting) = (scene.bus().await?, scene.bus().await?);
     let (topic, group) = (scene.topic(), scene.group("a"));
     let lease = scene.lease();
+    with_one_lane(&hanging, &topic).await?;
     let inbox = hanging.subscribe(&topic).group(&group).lease(lease).max_handling(lease * 2);
     let sharing = hanging.capabilities(Some(&topic))?.sharing;
     let mut inbox = inbox.prefetch(receive::places(sharing)).start().await?;
@@ -65,6 +67,7 @@ async fn an_application_can_prolong_beyond_the_limit(scene: &Scene) -> Outcome {
     let (slow, waiting) = (scene.bus().await?, scene.bus().await?);
     let (topic, group) = (scene.topic(), scene.group("a"));
     let lease = scene.lease();
+    with_one_lane(&slow, &topic).await?;
     let inbox = slow.subscribe(&topic).group(&group).lease(lease).max_handling(lease);
     let mut inbox = inbox.prefetch(1).start().await?;
     publish(&slow.publisher(&topic)?, 0..1).await?;
