@@ -13,7 +13,7 @@ use posthaste_core::{Error, ErrorKind, Result, Topology};
 use tokio::time::Instant;
 
 use crate::config::QueueType;
-use crate::keeper::Line;
+use crate::line::Line;
 use crate::outgoing::short;
 use crate::subscribe::TopicPlan;
 use crate::{delay, error, groups, names, topology};

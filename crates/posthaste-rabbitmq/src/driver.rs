@@ -25,7 +25,7 @@ use tokio_util::sync::DropGuard;
 use crate::attach::{Attached, Source, attach_again, cancel};
 use crate::convert::{self, Origin};
 use crate::error::BROKER;
-use crate::keeper::{Line, Told};
+use crate::line::{Line, Told};
 use crate::settle::RabbitmqSettler;
 
 /// A channel that lived shorter than that is followed by a pause.

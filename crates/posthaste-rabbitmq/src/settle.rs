@@ -12,7 +12,7 @@ use posthaste_core::broker::{
 use posthaste_core::{DeadLetter, Error, Result};
 use tokio::time::Instant;
 
-use crate::keeper::{Line, Told};
+use crate::line::{Line, Told};
 use crate::outgoing::{Outgoing, short};
 use crate::{convert, dead_letter, delay, groups, names};
 

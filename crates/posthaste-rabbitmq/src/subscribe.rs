@@ -15,7 +15,7 @@ use crate::driver::Driver;
 use crate::error::BROKER;
 use crate::groups::{self, Queues};
 use crate::hub::Hub;
-use crate::keeper::Line;
+use crate::line::Line;
 use crate::names::{self, QUEUE_GROUP};
 use crate::topology;
 

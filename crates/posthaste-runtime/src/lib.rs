@@ -5,7 +5,6 @@ mod consumer;
 mod context;
 mod control;
 mod dead_letters;
-mod desk;
 mod extract;
 mod failure;
 mod floor;
@@ -22,6 +21,7 @@ mod signal;
 mod slot;
 mod test_bus;
 mod verdict;
+mod worker;
 
 pub use batch::{BatchArguments, IntoReplies, Replies};
 pub use consumer::Consumer;

@@ -11,10 +11,10 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 
 use crate::control::{Control, Phase};
-use crate::desk::work;
 use crate::floor::{Floor, Parts};
 use crate::publish::Outbox;
 use crate::route::Routes;
+use crate::worker::work;
 use crate::{Consumer, Report, Stop, shutdown_signal};
 
 /// What the end of a drain may take beyond its deadline.

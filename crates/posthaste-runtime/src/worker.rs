@@ -23,7 +23,7 @@ const HEAVY: Duration = Duration::from_micros(50);
 const LOOK_EVERY: u32 = 16;
 
 /// A worker's place of work. Its task is owned by the consumer.
-pub(crate) struct Desk {
+pub(crate) struct Worker {
     /// By route; made when the first message of the route comes here.
     slots: Vec<Option<Box<dyn Slot>>>,
     route: usize,
@@ -48,31 +48,31 @@ enum Ended {
 
 /// Works until the subscription ends.
 pub(crate) async fn work(floor: Arc<Floor>) {
-    let mut desk = Desk::new(floor.routes.len());
+    let mut worker = Worker::new(floor.routes.len());
     let mut lead = floor.intake.lock().await;
-    while desk.take(&floor, &mut lead).await {
-        let ended = if floor.routes.get(desk.route).is_heavy() {
+    while worker.take(&floor, &mut lead).await {
+        let ended = if floor.routes.get(worker.route).is_heavy() {
             None
         } else {
-            desk.try_at_once(&floor).await
+            worker.try_at_once(&floor).await
         };
         match ended {
-            Some(ended) if !desk.takes_time(&floor, &ended) => desk.settle(&floor, ended).await,
+            Some(ended) if !worker.takes_time(&floor, &ended) => worker.settle(&floor, ended).await,
             ended => {
                 drop(lead);
-                if !desk.begun {
+                if !worker.begun {
                     // Who has the lead now is next on this very thread: it goes first, and this
                     // one computes elsewhere.
                     tokio::task::yield_now().await;
                 }
-                desk.see_through(&floor, ended).await;
+                worker.see_through(&floor, ended).await;
                 lead = floor.intake.lock().await;
             }
         }
     }
 }
 
-impl Desk {
+impl Worker {
     fn new(routes: usize) -> Self {
         let slots = std::iter::repeat_with(|| None).take(routes).collect();
         let (batch, refused) = (Vec::new(), Vec::new());
