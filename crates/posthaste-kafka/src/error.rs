@@ -81,6 +81,13 @@ pub(crate) fn outlived(maybe_written: bool) -> Error {
         .with_broker(BROKER)
 }
 
+/// The group is dividing its partitions anew.
+#[cold]
+pub(crate) fn between_generations() -> Error {
+    let (kind, retry, text) = classify(RDKafkaErrorCode::RebalanceInProgress);
+    Error::new(kind, text).with_retry(retry).with_broker(BROKER)
+}
+
 /// Connecting took too long.
 #[cold]
 pub(crate) fn timed_out_connecting() -> Error {

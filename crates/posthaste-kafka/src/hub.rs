@@ -263,6 +263,8 @@ impl Hub {
     /// Why a message was not stored, or may not have been.
     #[cold]
     pub(crate) fn not_stored(&self, code: RDKafkaErrorCode, maybe_written: bool) -> Error {
+        // Others that wait are told now, too. After `shut` there may be no clients.
+        let _ = self.with_clients(|clients| clients.give_up_failed());
         let given_up =
             matches!(code, RDKafkaErrorCode::PurgeQueue | RDKafkaErrorCode::PurgeInflight);
         if given_up && self.open().is_ok() {
@@ -377,6 +379,12 @@ impl Running {
         self.ending.retain(|ended| !ended.is_cancelled());
         self.ending.extend(before.map(|before| before.client().ended()));
         made
+    }
+
+    /// What a producer has that has failed for good is given up.
+    fn give_up_failed(&self) {
+        let all = std::iter::once(&self.producer).chain(self.small.values());
+        all.filter(|producer| producer.fatal().is_some()).for_each(|failed| failed.give_up());
     }
 
     /// A producer that has failed for good.

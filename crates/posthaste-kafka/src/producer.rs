@@ -4,7 +4,7 @@
 //! full, the sender waits for the room that the next answers make.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use posthaste_core::{Error, ErrorKind, Result};
@@ -32,6 +32,7 @@ pub(crate) type Threaded = ThreadedProducer<PublishContext>;
 pub(crate) struct Producer {
     client: Arc<Owned<Threaded>>,
     room: Arc<Room>,
+    is_given_up: AtomicBool,
 }
 
 /// A message as the client takes it.
@@ -64,7 +65,7 @@ impl Producer {
         let context = PublishContext { signs: Arc::clone(signs), room: Arc::clone(&room) };
         let client = Threaded::from_config_and_context(config, context);
         let client = Owned::new(client.map_err(|native| error::of(&native))?)?;
-        Ok(Self { client: Arc::new(client), room })
+        Ok(Self { client: Arc::new(client), room, is_given_up: AtomicBool::new(false) })
     }
 
     /// The client itself, for what is not sending.
@@ -134,6 +135,16 @@ impl Producer {
                 .with_context("client", reason.escape_debug())
                 .with_broker(BROKER),
         )
+    }
+
+    /// Has the fate of everything told that the client still has, which is done once. One that has
+    /// failed for good tells some only when their time is over: those that it had put back to send
+    /// them again, just when it failed.
+    #[cold]
+    pub(crate) fn give_up(&self) {
+        if !self.is_given_up.swap(true, Ordering::Relaxed) {
+            self.client.purge(PurgeConfig::default().queue().inflight().non_blocking());
+        }
     }
 
     /// How many messages have no fate yet.

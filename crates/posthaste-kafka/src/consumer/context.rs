@@ -15,7 +15,7 @@ use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{
     BaseConsumer, CommitMode, Consumer as _, ConsumerContext, RebalanceProtocol,
 };
-use rdkafka::error::{KafkaError, KafkaResult};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList, TopicPartitionListElem};
 use rdkafka::types::RDKafkaRespErr;
 use tokio::time::Instant;
@@ -58,6 +58,7 @@ impl ReadContext {
         }
         let told = match &result {
             Ok(()) => Ok(()),
+            Err(native) if is_between(consumer, native) => Err(error::between_generations()),
             Err(native) => Err(error::of(native)),
         };
         self.shared.committed(self.source, due, &told);
@@ -76,14 +77,17 @@ impl ReadContext {
         let until = Instant::now() + self.drain;
         self.shared.drain(self.source, partitions, until);
         self.wait_for_return(consumer, partitions, until);
-        for _ in 0..TRIES {
-            match self.commit(consumer, partitions) {
-                Ok(()) => break,
-                Err(native) if error::of(&native).kind() == ErrorKind::LeaseLost => break,
-                // The client has waited for the broker long enough.
-                Err(_) if Instant::now() > until + self.drain => break,
-                Err(_) => self.shared.wait(self.source, Duration::from_millis(100)),
+        let mut tries = 0;
+        while let Err(native) = self.commit(consumer, partitions) {
+            // The next generation is on its way, so that costs no try.
+            let between = is_between(consumer, &native);
+            tries += usize::from(!between);
+            let is_lost = !between && error::of(&native).kind() == ErrorKind::LeaseLost;
+            // By then the client has waited for the broker long enough.
+            if is_lost || tries == TRIES || Instant::now() > until + self.drain {
+                break;
             }
+            self.shared.wait(self.source, Duration::from_millis(100));
         }
     }
 
@@ -177,6 +181,17 @@ impl ReadContext {
             tracing::warn!(topic = self.topics.main, %native, "the consumer refused a call");
         }
     }
+}
+
+/// Whether a commit was refused only because the group has gone on to its next generation, of which
+/// the client, whose partitions are still its own, has not heard yet. That is usual: the broker
+/// reads nothing more from a connection on which somebody joins until everybody has, so a commit
+/// that follows there comes with the last generation, and late.
+fn is_between(consumer: &Reader, native: &KafkaError) -> bool {
+    use RDKafkaErrorCode as C;
+    let code = native.rdkafka_error_code();
+    matches!(code, Some(C::IllegalGeneration | C::StaleMemberEpoch | C::RebalanceInProgress))
+        && !consumer.assignment_lost()
 }
 
 impl ClientContext for ReadContext {

@@ -22,12 +22,18 @@ async fn fatal() {
     cluster.create_topic(&native(&to), 1, 1).unwrap();
     let adapter = Adapter::connect(KafkaConfig::new(cluster.bootstrap_servers())).await.unwrap();
     adapter.store(&to, &[keyed("k", "0")]).await;
+    // Several requests are under way at once: the client puts the later ones back to send them
+    // again, just after it has failed.
+    cluster.broker_round_trip_time(1, Duration::from_millis(300)).unwrap();
     // The broker says that the producer has another one's place, to all that is under way.
     let fenced = [RDKafkaRespErr::RD_KAFKA_RESP_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER; 20];
     cluster.request_errors(RDKafkaApiKey::Produce, &fenced);
     let flights = (1..6).map(|n: u32| {
         let (adapter, to) = (&adapter, &to);
-        async move { adapter.publish(to, &[keyed("k", n.to_string()), keyed("k", "x")]).await }
+        async move {
+            tokio::time::sleep(Duration::from_millis(20) * n).await;
+            adapter.publish(to, &[keyed("k", n.to_string()), keyed("k", "x")]).await
+        }
     });
     let start = Instant::now();
     let outcomes = futures_util::future::join_all(flights).await;
