@@ -185,6 +185,17 @@ pub(crate) fn nothing(inbox: &mut Subscription, quiet: Duration) -> impl Future<
     }
 }
 
+/// Nothing arrives for that long but copies of that one message, which are acknowledged.
+pub(crate) async fn only(inbox: &mut Subscription, id: &str, quiet: Duration) -> Outcome {
+    for delivery in rest(inbox, quiet).await? {
+        if delivery.id() != id {
+            return Err(Failed::new(format!("nothing but {id} was to come: {}", delivery.id())));
+        }
+        delivery.ack().await?;
+    }
+    Ok(())
+}
+
 /// The end of a subscription that fails: its error, after which there is nothing.
 pub(crate) async fn end(inbox: &mut Subscription, within: Duration) -> Outcome<Error> {
     let until = Instant::now() + within;

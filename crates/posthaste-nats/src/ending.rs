@@ -1,8 +1,8 @@
 //! Ending an inbox without losing what is on its way to it.
 //!
 //! The client forgets an inbox as soon as it is told to, and with it what the server had sent
-//! before it heard of that. So the server is asked to end the inbox after a few messages more, and
-//! is sent that many: what comes between is in front of them.
+//! before it heard of that. So the server is asked to end the inbox after as many messages more as
+//! may come, and is sent that many: what comes between is in front of them.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,8 +15,9 @@ use crate::groups;
 use crate::hub::Hub;
 use crate::version::Version;
 
-/// How many messages may be on their way to an inbox that was quiet a moment ago.
-const MARKS: u64 = 16;
+/// How many messages may come beside those that were asked for: the server tells the ends of
+/// requests there, too.
+const SPARE: u64 = 16;
 /// The last token of the subject of a mark, where messages have the number of a request.
 const MARK: &str = "end";
 /// Only a lost connection, or a server that lets us send nothing to our own inbox, makes it last.
@@ -30,6 +31,8 @@ pub(crate) struct Ending {
     pub(crate) messages: Subscriber,
     /// How many were read of it.
     pub(crate) read: u64,
+    /// How many more were asked for. All of them may be on their way: others may publish just now.
+    pub(crate) awaited: usize,
     /// The consumer that was asked to send there.
     pub(crate) stream: String,
     pub(crate) consumer: String,
@@ -52,11 +55,12 @@ impl Ending {
     }
 
     async fn collect(&mut self, left: &mut Vec<Message>) {
-        if self.messages.unsubscribe_after(self.read + MARKS).await.is_err() {
+        let marks = u64::try_from(self.awaited).unwrap_or(u64::MAX).saturating_add(SPARE);
+        if self.messages.unsubscribe_after(self.read.saturating_add(marks)).await.is_err() {
             return;
         }
         let mark = Subject::from(format!("{}.{MARK}", self.name));
-        for _ in 0..MARKS {
+        for _ in 0..marks {
             if self.hub.client.publish(mark.clone(), Bytes::new()).await.is_err() {
                 return;
             }

@@ -367,6 +367,7 @@ impl Source {
                 name: self.inbox_name.clone(),
                 messages,
                 read,
+                awaited: self.pulls.outstanding(),
                 stream: self.spec.stream.clone(),
                 consumer: self.spec.name.clone(),
             };

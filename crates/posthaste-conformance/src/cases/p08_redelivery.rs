@@ -1,13 +1,14 @@
 //! P8: what its holder did not settle comes again, flagged.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use posthaste_core::{ErrorKind, Layout, Nack};
 
 use crate::case::cases;
 use crate::child;
 use crate::failure::{Outcome, ensure, ensure_eq, refused};
-use crate::receive::{again, distinct, nothing, numbers, one, places, settle_all, take};
+use crate::receive::{again, distinct, nothing, numbers, one, only, places, settle_all, take};
 use crate::scene::Scene;
 use crate::seam::{Member, create, request};
 use crate::send::{numbered, publish, send, up_to, with_one_lane};
@@ -40,8 +41,14 @@ async fn a_delivery_whose_lease_ends_comes_again_flagged(scene: &Scene) -> Outco
     ensure_eq!(again.id(), held.id(), "what came again");
     ensure!(again.is_redelivered(), "it is flagged");
     ensure!(again.attempt() >= 2, "attempt {}", again.attempt());
+    let id = again.id().to_owned();
     again.ack_confirmed().await?;
     let quiet = lease + scene.quiet();
+    if holder.capabilities(Some(&topic))?.replay_window == Duration::MAX {
+        // Without a bound it may come once more, but nothing else does.
+        tokio::try_join!(only(&mut first, &id, quiet), only(&mut second, &id, quiet))?;
+        return Ok(());
+    }
     tokio::try_join!(nothing(&mut first, quiet), nothing(&mut second, quiet))?;
     Ok(())
 }

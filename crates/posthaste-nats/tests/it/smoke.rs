@@ -26,6 +26,10 @@ pub(crate) fn add(suite: &mut Suite) {
     suite.both("two_members_share_and_two_groups_do_not", two_members_share);
     suite.both("a_stop_gives_everything_back_at_once", a_stop_gives_everything_back);
     suite.both("a_stop_leaves_nothing_on_its_way", a_stop_leaves_nothing_on_its_way);
+    suite.both(
+        "a_stop_in_a_burst_leaves_nothing_on_its_way",
+        a_stop_in_a_burst_leaves_nothing_on_its_way,
+    );
     suite.both("a_stop_after_a_reconnect_leaves_nothing", a_stop_after_a_reconnect);
     suite.both("dead_letters_are_kept_listed_and_replayed", dead_letters);
     suite.both("a_topic_that_is_not_there_is_not_found", not_found);
@@ -186,6 +190,33 @@ async fn a_stop_leaves_nothing_on_its_way(server: Server) {
         let again = tokio::time::timeout(Duration::from_secs(10), next.one()).await;
         let again = again.unwrap_or_else(|_| panic!("round {round}: held back by its lease"));
         next.settle([(&again, Verdict::Ack)].into_iter()).await;
+        next.stop().await;
+    }
+    assert!(met > 0, "no message came to a member that was stopped");
+}
+
+/// The same for many at once, as many as it had asked for.
+async fn a_stop_in_a_burst_leaves_nothing_on_its_way(server: Server) {
+    const BURST: usize = 60;
+    let line = SlowLine::to(&server, Duration::from_millis(4)).await;
+    let (broker, other) = (line.server(&server).connect().await, server.connect().await);
+    let name = fresh("burst");
+    let to = ensure(&other, TopicConfig::new(&name).group("g")).await;
+    let mut met = 0;
+    for round in 0..20 {
+        let mut reader = Reader::start(&broker, request(&[&name], Some("g"))).await;
+        publish_numbers(&other, &to, 0..1).await;
+        let received = reader.one().await;
+        reader.settle([(&received, Verdict::Ack)].into_iter()).await;
+        let (stopped, ()) = tokio::join!(reader.stop(), async {
+            // What it asked for is taken back when nothing has come for 50 ms.
+            tokio::time::sleep(Duration::from_micros(40_000 + 700 * round)).await;
+            publish_numbers(&other, &to, 1..1 + BURST).await;
+        });
+        met += stopped;
+        let mut next = Reader::start(&other, request(&[&name], Some("g"))).await;
+        let rest = tokio::time::timeout(Duration::from_secs(10), next.drain(BURST)).await;
+        rest.unwrap_or_else(|_| panic!("round {round}: some are held back by their leases"));
         next.stop().await;
     }
     assert!(met > 0, "no message came to a member that was stopped");

@@ -2,6 +2,8 @@
 //!
 //! Deadlines inside a process are tokio's `Instant`; this type is for what crosses the wire.
 
+mod text;
+
 use std::fmt;
 use std::str::FromStr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -24,9 +26,6 @@ use crate::{Error, Result};
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp(i64);
-
-/// As long as `9999-12-31T23:59:59.999999999+00:00` at most.
-const LONGEST_TEXT: usize = 35;
 
 impl Timestamp {
     /// The earliest time that can be written: 0001-01-01T00:00:00Z.
@@ -105,13 +104,10 @@ impl std::ops::Sub<Duration> for Timestamp {
 
 impl fmt::Display for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let time = OffsetDateTime::from_unix_timestamp_nanos(i128::from(self.0) * 1_000);
         // On the stack: every envelope that is built writes its time.
-        let mut text = [0; LONGEST_TEXT];
-        let mut rest = &mut text[..];
-        time.map_err(|_| fmt::Error)?.format_into(&mut rest, &Rfc3339).map_err(|_| fmt::Error)?;
-        let length = LONGEST_TEXT - rest.len();
-        let text = text.get(..length).and_then(|text| std::str::from_utf8(text).ok());
+        let mut out = [0; text::LONGEST];
+        let length = text::write(self.0, &mut out);
+        let text = out.get(..length).and_then(|text| std::str::from_utf8(text).ok());
         f.write_str(text.ok_or(fmt::Error)?)
     }
 }
@@ -127,6 +123,9 @@ impl FromStr for Timestamp {
 
     /// Reads RFC 3339 with any offset; digits below a microsecond are dropped.
     fn from_str(text: &str) -> Result<Self> {
+        if let Some(micros) = text::read(text) {
+            return Ok(Self::from_micros(micros));
+        }
         let time = OffsetDateTime::parse(text, &Rfc3339).map_err(|error| {
             Error::invalid("a time must be RFC 3339, for example 2026-11-21T09:30:00Z")
                 .with_context("found", text.escape_debug())
