@@ -95,10 +95,10 @@ const fn days(year: i64, month: i64, day: i64) -> i64 {
     era * ERA + 365 * year + year / 4 - year / 100 + in_year - EPOCH
 }
 
-fn put(out: &mut [u8], mut value: i64) {
+fn put(out: &mut [u8], value: i64) {
+    let mut value = value.unsigned_abs();
     for digit in out.iter_mut().rev() {
-        // One digit.
-        *digit = b'0' + (value % 10) as u8;
+        *digit = b'0' + u8::try_from(value % 10).unwrap_or(0);
         value /= 10;
     }
 }

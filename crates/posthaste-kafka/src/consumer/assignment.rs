@@ -3,7 +3,7 @@
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::sync::Arc;
 
@@ -12,6 +12,7 @@ use posthaste_core::{Envelope, Timestamp};
 use tokio::time::Instant;
 
 use super::arrived::Arrived;
+use super::counted::CountedMap;
 use super::gate::Gate;
 use super::place::Place;
 use crate::private;
@@ -87,7 +88,7 @@ pub(super) struct Partition {
     number: i32,
     pub(super) life: u16,
     pub(super) tracker: Tracker,
-    records: HashMap<u64, Record>,
+    records: CountedMap<u64, Record>,
     /// The size of the records.
     bytes: usize,
     out: usize,
@@ -135,7 +136,7 @@ impl Partition {
             life,
             fetched: tracker.position(),
             tracker,
-            records: HashMap::new(),
+            records: CountedMap::default(),
             bytes: 0,
             out: 0,
             moving: 0,

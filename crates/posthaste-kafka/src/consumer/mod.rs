@@ -11,6 +11,7 @@ mod bell;
 mod books;
 mod commit;
 mod context;
+mod counted;
 mod gate;
 mod held;
 mod idle;

@@ -18,6 +18,7 @@ use tokio::time::Instant;
 use super::arrived::Arrived;
 use super::assignment::{Hop, Keeping, Next, Partition, Remembered};
 use super::bell::Bell;
+use super::counted::CountedMap;
 use super::held::Held;
 use super::place::Place;
 
@@ -73,7 +74,7 @@ pub(crate) struct State {
 /// The books of one topic.
 #[derive(Default)]
 pub(super) struct Source {
-    pub(super) partitions: HashMap<i32, Partition>,
+    pub(super) partitions: CountedMap<i32, Partition>,
     /// How often each partition was assigned.
     lives: HashMap<i32, u16>,
     pub(super) held: Held,
