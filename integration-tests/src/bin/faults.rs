@@ -24,6 +24,8 @@ usage: faults BROKER [options]
   --rate R        at most so many messages a second (8000)
   --only a,b      only these faults: kill, restart, pause, cut, black-hole, half-open
   --longest S     the longest pause or fault of the network, in seconds (8)
+  --stall S       how long a group may stand still while nothing is broken, in seconds (15); more
+                  where a broker keeps the lanes of who died for longer, or restarts slowly
   --gap A,B       seconds without a fault in between (2,6); members change about as often
   --partitions N  of the ordered topic (8)
   --seed S        the seed of an earlier run, which it printed
@@ -99,6 +101,10 @@ fn read(mut parser: Parser) -> Result<Option<Asked>, lexopt::Error> {
             Arg::Long("longest") => {
                 let longest = seconds(&parser.value()?.string()?).ok_or("--longest is a number")?;
                 plan = plan.longest_outage(longest);
+            }
+            Arg::Long("stall") => {
+                plan =
+                    plan.stall(seconds(&parser.value()?.string()?).ok_or("--stall is a number")?);
             }
             Arg::Long("gap") => {
                 let gap = parser.value()?.string()?;

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use posthaste_core::Timestamp;
 use tokio::time::Instant;
 
 /// Milliseconds since the start of the run: 49 days are enough.
@@ -19,6 +20,11 @@ impl Clock {
 
     pub(super) fn now(self) -> Millis {
         millis(self.begun.elapsed())
+    }
+
+    /// That time of the wall clock, which may be another machine's. Before the start it is zero.
+    pub(super) fn of(self, time: Timestamp) -> Millis {
+        self.now().saturating_sub(millis(Timestamp::now().since(time)))
     }
 
     pub(super) fn elapsed(self) -> Duration {

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use posthaste_core::{Bus, Capabilities, Result, TopicConfig};
+use posthaste_core::{Bus, Capabilities, Result, Sharing, TopicConfig};
 
 use super::audit::Shape;
 use crate::harness::{Instance, Link};
@@ -111,6 +111,7 @@ impl Stage {
                 .map(|of| (of.name.clone(), of.topic, self.topics[of.topic].ordered))
                 .collect(),
             replay_window: self.can.replay_window,
+            share_lanes: self.can.sharing == Sharing::Lanes,
         }
     }
 

@@ -22,6 +22,8 @@ pub(in crate::fault_run) struct Shape {
     pub(in crate::fault_run) groups: Vec<(String, usize, bool)>,
     /// After an outage, what was settled at most so long before may come again.
     pub(in crate::fault_run) replay_window: Duration,
+    /// Members of plain topics share lanes, too.
+    pub(in crate::fault_run) share_lanes: bool,
 }
 
 /// A dead letter that was found in the end.
@@ -41,6 +43,7 @@ pub(in crate::fault_run) struct Books {
     pub(super) groups: Vec<Deliveries>,
     pub(super) members: Members,
     pub(super) outages: Outages,
+    share_lanes: bool,
     pub(super) findings: Findings,
     /// Second copies of messages that groups got.
     pub(super) copies: u64,
@@ -58,6 +61,7 @@ impl Books {
         Self {
             publishers: publishers.collect(),
             outages: Outages::new(shape.replay_window),
+            share_lanes: shape.share_lanes,
             members: Members::default(),
             findings: Findings::default(),
             copies: 0,
@@ -259,12 +263,13 @@ impl Books {
         }
     }
 
-    /// Present members that got nothing for so long, while their group had something to do. On an
-    /// ordered topic only who has a lane has something to do.
+    /// Present members that got nothing for so long, while their group had something to do. Where
+    /// lanes are shared only who has one has something to do.
     pub(super) fn idle_members(&self, now: Millis, longer_than: Millis) -> Vec<String> {
         let idle = self.members.present().filter(|member| {
             let group = &self.groups[member.group];
-            let has_work = group.pending > 0 && (group.keys.is_none() || member.lanes > 0);
+            let by_lanes = group.keys.is_some() || self.share_lanes;
+            let has_work = group.pending > 0 && (!by_lanes || member.lanes > 0);
             has_work && now.saturating_sub(member.last) > longer_than
         });
         let name = |group: usize| &self.groups[group].name;

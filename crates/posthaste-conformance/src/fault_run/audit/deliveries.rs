@@ -14,6 +14,8 @@ pub(in crate::fault_run) struct Arrival {
     pub(in crate::fault_run) attempt: u32,
     pub(in crate::fault_run) exact: bool,
     pub(in crate::fault_run) offset: Option<u64>,
+    /// When this copy was stored, where the broker tells.
+    pub(in crate::fault_run) stored: Option<Millis>,
 }
 
 /// How a handler ended.
@@ -197,7 +199,9 @@ impl Deliveries {
         }
         self.redelivered += u64::from(came && !is_copy);
         self.again += u64::from(came && !is_copy && settled);
-        is_copy.then(|| outages.touch(before.at, at))
+        // Where much waits, both copies are read long after the outage that made the second one.
+        let since = arrival.stored.map_or(before.at, |stored| stored.min(before.at));
+        is_copy.then(|| outages.touch(since, at))
     }
 
     /// A handler has ended well.

@@ -123,6 +123,7 @@ impl Audit {
             attempt: delivery.attempt(),
             exact: delivery.attempt_is_exact(),
             offset: delivery.offset(),
+            stored: delivery.stored_at().map(|stored| self.clock.of(stored)),
         };
         let right = Arc::clone(delivery) as Arc<dyn Right>;
         let mut books = self.books();

@@ -36,6 +36,7 @@ fn books() -> Books {
         publishers: vec![(0, false), (0, true), (1, false)],
         groups: vec![group("a", 0, false), group("b", 0, false), group("keyed", 1, true)],
         replay_window: Duration::from_secs(2),
+        share_lanes: false,
     })
 }
 
@@ -53,7 +54,14 @@ impl Handling {
 }
 
 fn arrival(tag: Tag, attempt: u32) -> Arrival {
-    Arrival { tag, member: 0, attempt, exact: true, offset: Some(u64::from(tag.number)) }
+    Arrival {
+        tag,
+        member: 0,
+        attempt,
+        exact: true,
+        offset: Some(u64::from(tag.number)),
+        stored: None,
+    }
 }
 
 fn begin(books: &mut Books, group: usize, arrival: Arrival, at: u32) -> Handling {
@@ -206,6 +214,22 @@ fn two_copies_are_wrong_where_deduplication_was_asked_for_or_nothing_was_broken(
         begin(&mut books, A, other, 9_000).end(&mut books, Ending::Acknowledged, 9_000);
         assert_eq!(books.copies, 1);
         assert_eq!(books.findings.count(Wrong::Repeated), 0, "another copy is no redelivery");
+        assert_eq!(found(books), [(Wrong::StoredTwice, wrong)][..usize::from(wrong > 0)]);
+    }
+}
+
+/// Both copies waited in the topic while something else was broken, or for their turn.
+#[test]
+fn a_copy_that_was_stored_in_an_outage_may_be_read_long_after_it() {
+    for (stored, wrong) in [(Some(6_000), 0), (Some(8_500), 1), (None, 1)] {
+        let mut books = books();
+        let tag = publish(&mut books, PLAIN);
+        books.outages.begin(5_000);
+        books.outages.end(7_000);
+        handle(&mut books, A, tag, 1, 20_000);
+        handle(&mut books, B, tag, 1, 20_000);
+        let other = Arrival { offset: Some(999), stored, ..arrival(tag, 1) };
+        begin(&mut books, A, other, 20_001).end(&mut books, Ending::Acknowledged, 20_001);
         assert_eq!(found(books), [(Wrong::StoredTwice, wrong)][..usize::from(wrong > 0)]);
     }
 }
