@@ -126,6 +126,7 @@ async fn killed(server: Server) {
     assert_eq!(there, (0..all).collect(), "neither the copy nor the original");
     assert_eq!(raw.ready(&format!("{topic}__g__dlq")).await, 0, "given up, and tried again");
     raw.close().await;
+    bus.admin().delete_topic(&topic).await.unwrap();
     bus.close(Duration::from_secs(10)).await.unwrap();
 }
 
