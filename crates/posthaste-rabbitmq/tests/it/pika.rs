@@ -36,8 +36,8 @@ channel = connection.channel()
 const WRITE: &str = "
 channel.confirm_delivery()
 headers = {
-    'tenant': 'K\\u00fcche', 'count': 7, 'large': 2 ** 40, 'ratio': decimal.Decimal('1.5'), 'flag': True,
-    'nothing': None, 'bytes': b'\\x00\\xff', 'list': ['a', 'b'], 'mixed': [1, 'b'],
+    'tenant': 'K\\u00fcche', 'count': 7, 'large': 2 ** 40, 'ratio': decimal.Decimal('1.5'),
+    'flag': True, 'nothing': None, 'bytes': b'\\x00\\xff', 'list': ['a', 'b'], 'mixed': [1, 'b'],
     'table': {'deep': {'er': 1}},
 }
 properties = pika.BasicProperties(
