@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use posthaste_core::{Error, Result, TopicName};
 
+use crate::arguments::{self, QueueArgument, Said};
 use crate::binding::Binding;
 use crate::{address, names};
 
@@ -35,6 +36,7 @@ pub struct RabbitmqConfig {
     pub(crate) request_timeout: Duration,
     pub(crate) heartbeat: Duration,
     pub(crate) queue_type: QueueType,
+    pub(crate) queue_arguments: Said,
     pub(crate) unrouted_bytes: u64,
     pub(crate) max_message_bytes: usize,
     pub(crate) bindings: HashMap<String, Binding>,
@@ -86,6 +88,7 @@ impl RabbitmqConfig {
             request_timeout: Duration::from_secs(10),
             heartbeat: Duration::from_secs(10),
             queue_type: QueueType::default(),
+            queue_arguments: Said::new(),
             unrouted_bytes: 64 << 20,
             max_message_bytes: (16 << 20) - (64 << 10),
             bindings: HashMap::new(),
@@ -182,6 +185,31 @@ impl RabbitmqConfig {
         self
     }
 
+    /// An argument that the queues of new groups are declared with, besides those that the promises
+    /// rest on. What operators may want to change later belongs into a policy instead: arguments
+    /// cannot be changed, and a group that has others is a
+    /// [`Conflict`](posthaste_core::ErrorKind::Conflict) that names the argument.
+    ///
+    /// With `x-message-ttl`, a message that waits longer for its group becomes a dead letter with
+    /// the reason [`Expired`](posthaste_core::Reason::Expired), also one that nobody failed; no
+    /// queue has one unless it is said here. `x-max-priority` is for
+    /// [classic](QueueType::Classic) queues.
+    ///
+    /// ```
+    /// use posthaste_rabbitmq::RabbitmqConfig;
+    /// let config = RabbitmqConfig::new("localhost")
+    ///     .queue_argument("x-max-length", 100_000)
+    ///     .queue_argument("x-queue-leader-locator", "balanced");
+    /// ```
+    pub fn queue_argument(
+        mut self,
+        name: impl Into<String>,
+        value: impl Into<QueueArgument>,
+    ) -> Self {
+        self.queue_arguments.insert(name.into(), value.into());
+        self
+    }
+
     /// How many bytes of messages are kept for the first group of a topic that has none. Beyond
     /// that a publish is `Backpressure`. Default: 64 MiB.
     pub fn unrouted_bytes(mut self, bytes: u64) -> Self {
@@ -249,6 +277,7 @@ impl RabbitmqConfig {
         if self.tls.certificate.is_some() != self.tls.key.is_some() {
             return Err(Error::invalid("a client certificate needs its key, and the reverse"));
         }
+        arguments::check(&self.queue_arguments)?;
         let mut bindings = HashMap::with_capacity(self.bindings.len());
         for (topic, binding) in &self.bindings {
             let topic = TopicName::new(topic)?;
@@ -271,6 +300,7 @@ impl fmt::Debug for RabbitmqConfig {
             .field("request_timeout", &self.request_timeout)
             .field("heartbeat", &self.heartbeat)
             .field("queue_type", &self.queue_type)
+            .field("queue_arguments", &self.queue_arguments)
             .field("unrouted_bytes", &self.unrouted_bytes)
             .field("max_message_bytes", &self.max_message_bytes)
             .field("bindings", &self.bindings)

@@ -2,8 +2,14 @@
 //!
 //! The client pairs a message that came back with whichever confirmation is resolved next, which
 //! need not be its own. So a channel has one batch at a time, all of its answers are awaited, and
-//! what came back is found by what it is.
+//! what came back is found by what it is. A batch that is given up leaves its answers to whoever
+//! looks after the channel.
 
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use futures_core::Stream;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesOrdered;
 use lapin::message::BasicReturnMessage;
@@ -19,33 +25,98 @@ use crate::outgoing::Outgoing;
 /// One outcome for each message of a batch.
 pub(crate) type Sent = SmallVec<[Result<()>; 1]>;
 
+/// A confirm channel.
+pub(crate) struct Way {
+    channel: Channel,
+    /// How many messages of the present batch are on their way.
+    begun: AtomicUsize,
+}
+
+/// The answers that a batch did not stay for. Everything in it was written.
+pub(crate) type Unanswered = Pin<Box<dyn Stream<Item = lapin::Result<Confirmation>> + Send>>;
+
+impl Way {
+    pub(crate) const fn new(channel: Channel) -> Self {
+        Self { channel, begun: AtomicUsize::new(0) }
+    }
+
+    pub(crate) fn is_open(&self) -> bool {
+        self.channel.status().connected()
+    }
+}
+
 /// Sends the batch and awaits its answers, at most until then. The second value says whether the
 /// channel can be used again.
 ///
 /// # Cancel safety
-/// When dropped, each message may or may not be stored, and the channel must not be used again.
-pub(crate) async fn send(channel: &Channel, batch: Vec<Outgoing>, until: Instant) -> (Sent, bool) {
+/// When dropped, each message may or may not be stored. The channel can be used again once what
+/// `given_up` gets has come to its end; where it is not called, not at all.
+pub(crate) async fn send(
+    way: &Arc<Way>,
+    batch: Vec<Outgoing>,
+    until: Instant,
+    given_up: impl FnOnce(Unanswered) + Send,
+) -> (Sent, bool) {
     let mut answers: SmallVec<[lapin::Result<Confirmation>; 1]> = SmallVec::new();
     let size = batch.len();
     // What is needed to tell what came back; the text and the bytes are shared or short.
     let marks: Vec<Mark> = batch.iter().map(Mark::of).collect();
-    let sending = async {
-        let mut flying: FuturesOrdered<_> =
-            batch.into_iter().map(|message| one(channel, message)).collect();
-        while let Some(answer) = flying.next().await {
+    way.begun.store(0, Ordering::Relaxed);
+    let flying: FuturesOrdered<_> =
+        batch.into_iter().map(|message| one(Arc::clone(way), message)).collect();
+    let mut flight = Flight { way, size, flying: Some(flying), given_up: Some(given_up) };
+    let awaiting = async {
+        while let Some(flying) = &mut flight.flying
+            && let Some(answer) = flying.next().await
+        {
             answers.push(answer);
         }
     };
-    let in_time = tokio::time::timeout_at(until, sending).await.is_ok();
-    let reusable = in_time && channel.status().connected();
+    let in_time = tokio::time::timeout_at(until, awaiting).await.is_ok();
+    // It is answered, or it was waited for long enough.
+    flight.flying = None;
+    let reusable = in_time && way.is_open();
     (outcomes(answers, &marks, size), reusable)
 }
 
-async fn one(channel: &Channel, message: Outgoing) -> lapin::Result<Confirmation> {
+/// A batch that is awaited. Its drop hands over what is not answered.
+struct Flight<'a, S, F>
+where
+    S: Stream<Item = lapin::Result<Confirmation>> + Send + 'static,
+    F: FnOnce(Unanswered),
+{
+    way: &'a Way,
+    size: usize,
+    flying: Option<S>,
+    given_up: Option<F>,
+}
+
+impl<S, F> Drop for Flight<'_, S, F>
+where
+    S: Stream<Item = lapin::Result<Confirmation>> + Send + 'static,
+    F: FnOnce(Unanswered),
+{
+    fn drop(&mut self) {
+        // What was not written yet must not be written later, behind the back of its publisher.
+        let all = self.way.begun.load(Ordering::Relaxed) == self.size;
+        if let (Some(flying), Some(given_up), true) =
+            (self.flying.take(), self.given_up.take(), all)
+        {
+            given_up(Box::pin(flying));
+        }
+    }
+}
+
+/// The first poll writes it.
+async fn one(way: Arc<Way>, message: Outgoing) -> lapin::Result<Confirmation> {
+    way.begun.fetch_add(1, Ordering::Relaxed);
     let Outgoing { exchange, routing_key, properties, body } = message;
     // Mandatory: without it, the broker confirms what no queue takes.
     let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
-    channel.basic_publish(exchange, routing_key, options, &body, properties).await?.await
+    let sent = way.channel.basic_publish(exchange, routing_key, options, &body, properties);
+    let confirmed = sent.await?;
+    drop(body);
+    confirmed.await
 }
 
 /// What a message is known by.

@@ -99,7 +99,7 @@ pub(crate) async fn declare(
     queue: bool,
     wish: Wish,
 ) -> Result<Made> {
-    let kind = hub.settings.queue_type;
+    let (kind, said) = (hub.settings.queue_type, &hub.settings.queue_arguments);
     let Queues { own, lanes } = queues(hub, topic, group, layout, queue);
     let letters = names::dead_letters(topic, group);
     let mut differences = Vec::new();
@@ -111,11 +111,11 @@ pub(crate) async fn declare(
     // Before the queue that sends to them: a dead letter without a place is dropped.
     differences.extend(desk.queue(&letters, arguments::kept(wish)).await?);
     if !is_bound {
-        let arguments = arguments::group(kind, &letters, false, wish);
+        let arguments = arguments::group(kind, &letters, false, wish, said);
         differences.extend(desk.queue(&own, arguments).await?);
     }
     for lane in &lanes {
-        let arguments = arguments::group(kind, &letters, true, wish);
+        let arguments = arguments::group(kind, &letters, true, wish, said);
         differences.extend(desk.queue(lane, arguments).await?);
     }
     if found.is_none() {

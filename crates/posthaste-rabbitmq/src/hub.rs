@@ -10,7 +10,9 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::arguments::Said;
 use crate::binding::Binding;
+use crate::checks::Checks;
 use crate::config::{QueueType, RabbitmqConfig};
 use crate::connect::Connector;
 use crate::error;
@@ -33,8 +35,8 @@ pub(crate) struct Hub {
     topics: Mutex<Topics>,
     /// Calls that take dead letters or records out to look at them; one at a time.
     pub(crate) looking: tokio::sync::Mutex<()>,
-    /// Looking at a topic before messages are sent to it; one at a time.
-    pub(crate) checking: tokio::sync::Mutex<()>,
+    /// Looking at topics before messages are sent to them.
+    pub(crate) checks: Checks,
     /// Whether the levels of delay are known to be there.
     pub(crate) delays: tokio::sync::Mutex<bool>,
     closing: CancellationToken,
@@ -45,15 +47,17 @@ pub(crate) struct Hub {
 pub(crate) struct Settings {
     pub(crate) request_timeout: Duration,
     pub(crate) queue_type: QueueType,
+    pub(crate) queue_arguments: Said,
     pub(crate) unrouted_bytes: u64,
     pub(crate) max_message_bytes: usize,
 }
 
 impl Settings {
-    pub(crate) const fn of(config: &RabbitmqConfig) -> Self {
+    pub(crate) fn of(config: &RabbitmqConfig) -> Self {
         Self {
             request_timeout: config.request_timeout,
             queue_type: config.queue_type,
+            queue_arguments: config.queue_arguments.clone(),
             unrouted_bytes: config.unrouted_bytes,
             max_message_bytes: config.max_message_bytes,
         }
@@ -103,7 +107,7 @@ impl Hub {
             bindings: bindings.into_iter().map(|(topic, b)| (topic, Arc::new(b))).collect(),
             topics: Mutex::default(),
             looking: tokio::sync::Mutex::default(),
-            checking: tokio::sync::Mutex::default(),
+            checks: Checks::default(),
             delays: tokio::sync::Mutex::default(),
             closing,
         })

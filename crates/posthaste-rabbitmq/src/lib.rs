@@ -7,6 +7,7 @@ mod attach;
 mod binding;
 mod book;
 mod broker;
+mod checks;
 mod config;
 mod confirm;
 mod connect;
@@ -33,6 +34,7 @@ mod table;
 mod topology;
 mod unrouted;
 
+pub use arguments::QueueArgument;
 pub use binding::{Binding, ExchangeType};
 pub use broker::{RabbitmqBroker, RabbitmqNative};
 pub use config::{QueueType, RabbitmqConfig};

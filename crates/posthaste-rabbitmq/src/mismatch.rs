@@ -62,6 +62,7 @@ const SETTINGS: &[&str] = &[
     "x-max-priority",
     "x-message-ttl",
     "x-overflow",
+    "x-queue-leader-locator",
     "x-quorum-initial-group-size",
     "x-single-active-consumer",
 ];

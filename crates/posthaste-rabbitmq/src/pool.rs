@@ -1,16 +1,21 @@
 //! Confirm channels. Whoever sends a batch has one for himself until all of it is answered, so
 //! that exactly one task publishes on a channel at a time.
+//!
+//! Who gives his batch up leaves the channel with its answers still to come, and it is used again
+//! once they are there. Opening another one takes two round trips: publishers that are in a hurry
+//! would give up the next batch for the time that these take, and so on for ever.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use lapin::Channel;
+use futures_util::{FutureExt as _, StreamExt as _};
 use lapin::options::ConfirmSelectOptions;
 use posthaste_core::{Error, ErrorKind, Result};
 use tokio::time::Instant;
 
-use crate::confirm::{self, Sent};
+use crate::confirm::{self, Sent, Unanswered, Way};
 use crate::link::Link;
 use crate::outgoing::Outgoing;
 
@@ -26,13 +31,30 @@ const IMPATIENCE: Duration = Duration::from_secs(4);
 /// The channels of the publishing connection.
 pub(crate) struct Pool {
     link: Arc<Link>,
-    idle: Mutex<Vec<(Channel, u32)>>,
+    idle: Mutex<Idle>,
     timeout: Duration,
 }
 
+#[derive(Default)]
+struct Idle {
+    /// Those that can be used, with the generation of their connection.
+    ready: Vec<(Arc<Way>, u32)>,
+    /// Those whose batch was given up.
+    left: VecDeque<Left>,
+}
+
+/// A channel with answers that nobody waits for any more.
+struct Left {
+    way: Arc<Way>,
+    generation: u32,
+    unanswered: Unanswered,
+    /// When they are not waited for any longer.
+    until: Instant,
+}
+
 impl Pool {
-    pub(crate) const fn new(link: Arc<Link>, timeout: Duration) -> Self {
-        Self { link, idle: Mutex::new(Vec::new()), timeout }
+    pub(crate) fn new(link: Arc<Link>, timeout: Duration) -> Self {
+        Self { link, idle: Mutex::default(), timeout }
     }
 
     /// Sends a batch in order, and says what became of each message.
@@ -42,7 +64,7 @@ impl Pool {
     pub(crate) async fn send(&self, batch: Vec<Outgoing>) -> Sent {
         let until = Instant::now() + self.timeout;
         let size = batch.len();
-        let (channel, generation) = match self.take(until).await {
+        let (way, generation) = match self.take(until).await {
             Ok(taken) => taken,
             // Nothing was sent, so that nothing is stored.
             Err(error) => return (0..size).map(|_| Err(error.duplicate())).collect(),
@@ -51,21 +73,22 @@ impl Pool {
             true => until.min(Instant::now() + IMPATIENCE),
             false => until,
         };
-        let (sent, reusable) = confirm::send(&channel, batch, until).await;
+        let given_up = |unanswered| {
+            self.leave(Left { way: Arc::clone(&way), generation, unanswered, until });
+        };
+        let (sent, reusable) = confirm::send(&way, batch, until, given_up).await;
         if reusable {
-            self.put(channel, generation);
+            self.put(way, generation);
         } else if sent.iter().any(is_unanswered) {
             self.link.suspect();
         }
         sent
     }
 
-    async fn take(&self, until: Instant) -> Result<(Channel, u32)> {
+    async fn take(&self, until: Instant) -> Result<(Arc<Way>, u32)> {
         let (connection, generation) = self.link.open_for_messages(until).await?;
-        while let Some((channel, of)) = self.idle().pop() {
-            if of == generation && channel.status().connected() {
-                return Ok((channel, generation));
-            }
+        if let Some(way) = self.idle().take(generation) {
+            return Ok((way, generation));
         }
         let opening = async {
             let channel = connection.create_channel().await?;
@@ -73,19 +96,57 @@ impl Pool {
             Ok(channel)
         };
         let channel = self.link.answer(until, "a channel", opening).await?;
-        Ok((channel, generation))
+        Ok((Arc::new(Way::new(channel)), generation))
     }
 
-    fn put(&self, channel: Channel, generation: u32) {
+    fn put(&self, way: Arc<Way>, generation: u32) {
         let mut idle = self.idle();
-        if idle.len() < IDLE {
-            idle.push((channel, generation));
+        if idle.ready.len() < IDLE {
+            idle.ready.push((way, generation));
         }
     }
 
-    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<(Channel, u32)>> {
+    fn leave(&self, left: Left) {
+        let mut idle = self.idle();
+        if idle.left.len() == IDLE {
+            idle.left.pop_front();
+        }
+        idle.left.push_back(left);
+    }
+
+    fn idle(&self) -> std::sync::MutexGuard<'_, Idle> {
         // Nothing panics while it is held but an allocation that failed.
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Idle {
+    /// One that can be used now.
+    fn take(&mut self, generation: u32) -> Option<Arc<Way>> {
+        let now = Instant::now();
+        let mut waiting = VecDeque::with_capacity(self.left.len());
+        for mut left in self.left.drain(..) {
+            // Nobody needs to be woken: they are looked at when a channel is needed.
+            let answered = loop {
+                match left.unanswered.next().now_or_never() {
+                    Some(Some(_)) => {}
+                    Some(None) => break true,
+                    None => break false,
+                }
+            };
+            if answered {
+                self.ready.push((left.way, left.generation));
+            } else if left.generation == generation && left.until > now && left.way.is_open() {
+                waiting.push_back(left);
+            }
+        }
+        self.left = waiting;
+        while let Some((way, of)) = self.ready.pop() {
+            if of == generation && way.is_open() {
+                return Some(way);
+            }
+        }
+        None
     }
 }
 
@@ -95,6 +156,10 @@ fn is_unanswered(outcome: &Result<()>) -> bool {
 
 impl fmt::Debug for Pool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Pool").field("idle", &self.idle().len()).finish_non_exhaustive()
+        let (ready, left) = {
+            let idle = self.idle();
+            (idle.ready.len(), idle.left.len())
+        };
+        f.debug_struct("Pool").field("ready", &ready).field("left", &left).finish_non_exhaustive()
     }
 }

@@ -1,6 +1,7 @@
 //! Publishing: a batch goes out on a confirm channel of its own, and all of its answers are
 //! awaited.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use posthaste_core::broker::{Destination, Outcomes, SendOptions, Stored};
@@ -12,7 +13,7 @@ use crate::outgoing::{Outgoing, short};
 use crate::{convert, delay, error, groups, names, topology};
 
 pub(crate) async fn publish(
-    hub: &Hub,
+    hub: &Arc<Hub>,
     to: &Destination,
     batch: &[Envelope],
     options: &SendOptions,
@@ -75,7 +76,7 @@ enum Target {
     Later(Duration, Option<String>),
 }
 
-async fn target(hub: &Hub, to: &Destination, delay: Option<Duration>) -> Result<Target> {
+async fn target(hub: &Arc<Hub>, to: &Destination, delay: Option<Duration>) -> Result<Target> {
     let topic = &to.topic;
     check(hub, to).await?;
     let is_bound = hub.binding(topic);
@@ -116,15 +117,32 @@ async fn target(hub: &Hub, to: &Destination, delay: Option<Duration>) -> Result<
 
 /// Looks at the topic once for each connection: a message for what is not there would end its
 /// channel, and one for another layout would go astray.
-async fn check(hub: &Hub, to: &Destination) -> Result<()> {
+///
+/// Looking takes some round trips. It goes on when its caller gives up: publishers that are in a
+/// hurry would begin anew each time, and never come to an end.
+async fn check(hub: &Arc<Hub>, to: &Destination) -> Result<()> {
     if is_known(hub, to) {
         return Ok(());
     }
     // One looks, and the others wait for what it sees.
-    let _checking = hub.checking.lock().await;
-    if is_known(hub, to) {
-        return Ok(());
+    let mut seen = hub.checks.join(to, |said| {
+        let (looking, of, closing) = (Arc::clone(hub), to.clone(), hub.closing());
+        hub.tasks.spawn(async move {
+            tokio::select! {
+                looked = look(&looking, &of) => said.say(looked),
+                () = closing.cancelled() => said.say(Err(error::closed())),
+            }
+        });
+    });
+    match seen.wait_for(Option::is_some).await.as_deref() {
+        Ok(Some(Ok(()))) => Ok(()),
+        Ok(Some(Err(error))) => Err(error.duplicate()),
+        // Who looks says what it saw.
+        _ => Err(error::closed()),
     }
+}
+
+async fn look(hub: &Hub, to: &Destination) -> Result<()> {
     hub.publish.open_for_messages(hub.until()).await?;
     let found = topology::describe(hub, &to.topic).await?;
     if found.layout != to.layout || found.queue != to.queue {

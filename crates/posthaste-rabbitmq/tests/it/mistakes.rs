@@ -17,6 +17,7 @@ pub(crate) fn add(suite: &mut Suite) {
     suite.add("a_queue_of_another_connection_is_a_conflict", exclusive_queue);
     suite.add("a_queue_with_a_consumer_of_its_own_is_a_conflict", exclusive_consumer);
     suite.add("what_is_bound_and_not_there_is_not_found", bound_to_nothing);
+    suite.add("a_wrong_login_and_a_wrong_virtual_host_are_named", wrong_door);
     suite.add("names_that_are_too_long_are_invalid_before_any_call", long_names);
 }
 
@@ -108,4 +109,18 @@ async fn long_names(server: Server) {
         let config = server.config().bind("orders", binding);
         failed(RabbitmqBroker::connect(config).await, &[ErrorKind::Invalid], &["orders"]);
     }
+}
+
+/// The culprit is named, and no secret.
+async fn wrong_door(server: Server) {
+    let config = server.config().vhost("no-such-vhost");
+    let connected = RabbitmqBroker::connect(config).await;
+    failed(connected, &[ErrorKind::NotFound], &["no-such-vhost"]);
+    for (user, password) in [("guest", "not-the-pa55word"), ("nobody", "not-the-pa55word")] {
+        let refused = RabbitmqBroker::connect(server.config().login(user, password)).await;
+        let error = refused.expect_err("nobody has this password");
+        assert_eq!(error.kind(), ErrorKind::Auth, "{error:?}");
+        assert!(!format!("{error:?} {error}").contains(password), "{error:?}");
+    }
+    lives(&Adapter::connect(server.config()).await.unwrap(), &server).await;
 }

@@ -3,11 +3,14 @@
 use std::time::Duration;
 
 use lapin::options::{
-    BasicConsumeOptions, BasicGetOptions, ExchangeDeclareOptions, QueueBindOptions,
-    QueueDeclareOptions, QueueDeleteOptions,
+    BasicConsumeOptions, BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions,
+    ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions, QueueDeleteOptions,
 };
 use lapin::types::{AMQPValue, FieldTable, ShortString};
-use lapin::{Channel, Connection, ConnectionProperties, Consumer, ExchangeKind};
+use lapin::{
+    BasicProperties, Channel, Confirmation, Connection, ConnectionProperties, Consumer,
+    ExchangeKind,
+};
 use tokio::time::timeout;
 
 /// A channel of another program.
@@ -85,6 +88,39 @@ impl Raw {
     pub(crate) async fn get(&self, name: &str) -> Option<Vec<u8>> {
         let got = self.channel.basic_get(short(name), BasicGetOptions { no_ack: true }).await;
         got.expect("an answer").map(|message| message.delivery.data)
+    }
+
+    /// The payloads of the messages in a queue that have such routing keys. They stay there.
+    pub(crate) async fn look(&self, name: &str, is_wanted: impl Fn(&str) -> bool) -> Vec<Vec<u8>> {
+        let channel = self.connection.create_channel().await.expect("a channel");
+        let (mut found, options) = (Vec::new(), BasicGetOptions::default());
+        while let Some(message) = channel.basic_get(short(name), options).await.expect("an answer")
+        {
+            if is_wanted(message.delivery.routing_key.as_str()) {
+                found.push(message.delivery.data);
+            }
+        }
+        // What is not settled goes back.
+        channel.close(200, short("done")).await.expect("an end");
+        found
+    }
+
+    /// Publishes what some queue takes.
+    pub(crate) async fn publish(
+        &self,
+        exchange: &str,
+        key: &str,
+        properties: BasicProperties,
+        body: &[u8],
+    ) {
+        let channel = self.connection.create_channel().await.expect("a channel");
+        channel.confirm_select(ConfirmSelectOptions::default()).await.expect("confirmations");
+        let options = BasicPublishOptions { mandatory: true, ..Default::default() };
+        let sent =
+            channel.basic_publish(short(exchange), short(key), options, body, properties).await;
+        let confirmed = sent.expect("it is sent").await.expect("an answer");
+        assert_eq!(confirmed, Confirmation::Ack(None), "no queue takes it");
+        channel.close(200, short("done")).await.expect("an end");
     }
 
     /// The only consumer of a queue.

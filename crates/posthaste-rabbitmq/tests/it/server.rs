@@ -1,7 +1,7 @@
 //! The brokers that are there, and private ones that a test may break.
 
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, ToSocketAddrs as _};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -73,6 +73,13 @@ impl Server {
         RabbitmqConfig::from_url(&self.url).expect("a recorded URL is sound")
     }
 
+    /// Where it listens.
+    pub(crate) fn address(&self) -> SocketAddr {
+        let address = self.url.split('@').next_back().and_then(|rest| rest.split('/').next());
+        let mut found = address.expect("a URL").to_socket_addrs().expect("a known host");
+        found.next().expect("an address")
+    }
+
     /// Whether it is recorded how to start another one.
     pub(crate) fn can_be_started(&self) -> bool {
         self.args.iter().any(|argument| argument == SERVER)
@@ -132,6 +139,20 @@ impl Private {
         self.node = Some(self.inside(&[SERVER]).spawn().expect("the program can be started"));
         let url = self.url();
         wait_for("the node answers", async || crate::raw::answers(&url).await).await;
+    }
+
+    /// Ends it, as an administrator does.
+    pub(crate) async fn down(&mut self) {
+        let status = self.inside(&[CONTROL, "stop_app"]).status().await;
+        let status = status.expect("the program can be started");
+        assert!(status.success(), "the broker could not be stopped: {status}");
+    }
+
+    /// Starts it after that.
+    pub(crate) async fn up_again(&mut self) {
+        let status = self.inside(&[CONTROL, "start_app"]).status().await;
+        let status = status.expect("the program can be started");
+        assert!(status.success(), "the broker could not be started: {status}");
     }
 
     /// Has the node take no messages, because it lacks memory, or has it take them again.

@@ -31,7 +31,32 @@ impl Suite {
         F: FnOnce(Server) -> Fut + Send + 'static,
         Fut: Future<Output = ()> + 'static,
     {
-        self.run("rabbitmq", name, server::find("rabbitmq"), test);
+        self.run("rabbitmq", name, server::find("rabbitmq"), DEADLINE, test);
+    }
+
+    /// The same, for one that may take longer.
+    pub(crate) fn longer<F, Fut>(&mut self, deadline: Duration, name: &str, test: F)
+    where
+        F: FnOnce(Server) -> Fut + Send + 'static,
+        Fut: Future<Output = ()> + 'static,
+    {
+        let found = server::find("rabbitmq");
+        self.run("rabbitmq", name, found, deadline.max(DEADLINE), test);
+    }
+
+    /// With another client; ignored where that is not there.
+    pub(crate) fn with_pika<F, Fut>(&mut self, name: &str, test: F)
+    where
+        F: FnOnce(Server) -> Fut + Send + 'static,
+        Fut: Future<Output = ()> + 'static,
+    {
+        match server::find("rabbitmq") {
+            Some(server) => {
+                let found = crate::pika::is_there().then_some(server);
+                self.run("pika", name, found, DEADLINE, test);
+            }
+            None => self.run("rabbitmq", name, None, DEADLINE, test),
+        }
     }
 
     /// On a broker of the test's own, which it may break.
@@ -41,13 +66,19 @@ impl Suite {
         Fut: Future<Output = ()> + 'static,
     {
         let found = server::find("rabbitmq").filter(Server::can_be_started);
-        self.run("rabbitmq-private", name, found, |server| async move {
+        self.run("rabbitmq-private", name, found, DEADLINE, |server| async move {
             test(Private::start(&server).await).await;
         });
     }
 
-    fn run<F, Fut>(&mut self, id: &'static str, name: &str, found: Option<Server>, test: F)
-    where
+    fn run<F, Fut>(
+        &mut self,
+        id: &'static str,
+        name: &str,
+        found: Option<Server>,
+        deadline: Duration,
+        test: F,
+    ) where
         F: FnOnce(Server) -> Fut + Send + 'static,
         Fut: Future<Output = ()> + 'static,
     {
@@ -62,7 +93,7 @@ impl Suite {
                 .enable_all()
                 .build()?;
             runtime.block_on(async {
-                tokio::time::timeout(DEADLINE, test(server))
+                tokio::time::timeout(deadline, test(server))
                     .await
                     .map_err(|_| Failed::from("the deadline passed"))
             })

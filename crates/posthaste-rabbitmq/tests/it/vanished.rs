@@ -8,9 +8,11 @@ use lapin::ExchangeKind;
 use lapin::types::AMQPValue;
 use posthaste_core::broker::Destination;
 use posthaste_core::{ErrorKind, Retry, TopicConfig};
+use posthaste_rabbitmq::ExchangeType;
 use tokio::task::JoinSet;
 
 use crate::adapter::{Adapter, Binding, name, numbered, plain};
+use crate::member::bus;
 use crate::raw::Raw;
 use crate::server::Server;
 use crate::suite::Suite;
@@ -18,6 +20,8 @@ use crate::suite::Suite;
 pub(crate) fn add(suite: &mut Suite) {
     suite.add("what_no_queue_takes_is_unroutable", unroutable);
     suite.add("one_of_seven_that_no_queue_takes_fails_and_no_other", one_of_seven);
+    suite.add("one_of_seven_of_a_pipelined_two_thousand_fails_and_no_other", pipelined);
+    suite.add("a_queue_that_was_deleted_takes_nothing", queue_gone);
     suite.add("what_a_full_queue_rejects_is_told_from_what_it_takes", full);
     suite.add("what_lost_its_queue_is_kept_for_the_next_group", kept);
 }
@@ -105,6 +109,53 @@ async fn one_of_seven(server: Server) {
     }
     let stored = (0..2_000).filter(|n| n % 7 != 0).count();
     assert_eq!(usize::try_from(raw.ready(&native).await), Ok(stored));
+    raw.close().await;
+}
+
+/// One exchange, in batches on several channels at once: by its headers a message finds a queue or
+/// not.
+async fn pipelined(server: Server) {
+    const ALL: u32 = 2_000;
+    let (raw, topic) = (Raw::connect(&server.url).await, name("pipelined"));
+    let binding = Binding::exchange(format!("Made.{}", name("pipelined")));
+    let binding = binding.kind(ExchangeType::Headers).header("for", "g");
+    let bus = bus(server.config().bind(&topic, binding)).await;
+    bus.ensure(TopicConfig::new(&topic).group("g")).await.unwrap();
+    let batch: Vec<_> = (0..ALL)
+        .map(|number| {
+            let to = if number % 7 == 0 { "nobody" } else { "g" };
+            numbered(number).to_builder().header("for", to).build().unwrap()
+        })
+        .collect();
+    let report = bus.publisher(&topic).unwrap().publish_all_envelopes(batch).await;
+    for (number, outcome) in (0..).zip(report.into_outcomes()) {
+        match outcome {
+            Ok(_) => assert_ne!(number % 7, 0, "{number} was confirmed, and no queue took it"),
+            Err(error) => {
+                assert_eq!((error.kind(), number % 7), (ErrorKind::Unroutable, 0), "{error:?}");
+            }
+        }
+    }
+    let stored = (0..ALL).filter(|number| number % 7 != 0).count();
+    assert_eq!(usize::try_from(raw.ready(&format!("{topic}__g")).await), Ok(stored));
+    raw.close().await;
+}
+
+/// One that is addressed by its name, and was there a moment ago.
+async fn queue_gone(server: Server) {
+    let (raw, queue) = (Raw::connect(&server.url).await, name("queue-gone"));
+    let adapter = Adapter::connect(server.config()).await.unwrap();
+    let to = adapter.ensure(TopicConfig::queue(&queue)).await;
+    adapter.store(&to, &[numbered(0)]).await;
+    raw.delete_queue(&queue).await;
+    for count in [1, 50] {
+        let batch: Vec<_> = (0..count).map(numbered).collect();
+        for outcome in adapter.publish(&to, &batch).await.expect("sent") {
+            let error = outcome.expect_err("no queue took it");
+            assert_eq!(error.kind(), ErrorKind::NotFound, "{error:?}");
+            assert!(!error.may_be_stored(), "{error:?}");
+        }
+    }
     raw.close().await;
 }
 

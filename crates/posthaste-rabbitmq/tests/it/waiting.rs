@@ -2,7 +2,6 @@
 //! two: it is never lost, never given up, and has no more than one copy.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::ToSocketAddrs;
 use std::time::Duration;
 
 use posthaste_core::{Nack, TopicConfig};
@@ -26,9 +25,7 @@ const EACH: u32 = 8;
 const LATER: Duration = Duration::from_secs(60);
 
 async fn cuts(server: Server) {
-    let address = server.url.split('@').next_back().and_then(|rest| rest.split('/').next());
-    let address = address.unwrap().to_socket_addrs().unwrap().next().unwrap();
-    let relay = Relay::to(address).await;
+    let relay = Relay::to(server.address()).await;
     let through = format!("amqp://guest:guest@{}/%2f", relay.addr());
     let topic = name("cuts");
     let direct = bus(server.config()).await;
