@@ -30,7 +30,8 @@ pub(crate) fn all(addr: SocketAddr, login: Option<&Login>) -> Vec<Mistake> {
         let addr = listener.local_addr().map_err(|e| Error::invalid("no port").with_source(e))?;
         redis::connect(&format!("redis://user:{WRONG}@{addr}")).await
     }));
-    let encrypted = &[ErrorKind::Connection, ErrorKind::Auth];
+    // A server without TLS waits for the end of a line, which a handshake does not have.
+    let encrypted = &[ErrorKind::Connection, ErrorKind::Auth, ErrorKind::Timeout];
     let at = |url: String| {
         move || {
             let url = url.clone();
@@ -44,9 +45,10 @@ pub(crate) fn all(addr: SocketAddr, login: Option<&Login>) -> Vec<Mistake> {
     mistakes.push(mistake("an unknown user", auth, unknown));
     if let Some(login) = login {
         let (user, escaped) = (&login.user, login.escaped());
-        let absent = at(format!("redis://{user}:{escaped}@{addr}/4000000000"));
-        let none = &[ErrorKind::NotFound, ErrorKind::Invalid];
-        mistakes.push(mistake("a database that is not there", none, absent));
+        let absent = at(format!("redis://{user}:{escaped}@{addr}/1000000"));
+        mistakes.push(mistake("a database that is not there", &[ErrorKind::NotFound], absent));
+        let beyond = at(format!("redis://{user}:{escaped}@{addr}/4000000000"));
+        mistakes.push(mistake("a database that cannot be", &[ErrorKind::Invalid], beyond));
         let stranger = at(format!("redis://{STRANGER}:{escaped}@{addr}/0"));
         mistakes.push(mistake("a user who may do nothing", auth, stranger));
         let wrong = at(format!("redis://{user}:{WRONG}@{addr}/0"));

@@ -33,11 +33,13 @@ fn make(address: Address) -> Result<RedisConfig> {
     let [server] = <[String; 1]>::try_from(address.servers)
         .map_err(|_| Error::invalid("a Redis URL names one server"))?;
     let mut config = RedisConfig::new(server).tls(tls);
-    config.login = address.login.filter(|(user, password)| !(user.is_empty() && password.is_empty()));
+    config.login =
+        address.login.filter(|(user, password)| !(user.is_empty() && password.is_empty()));
     if !address.path.is_empty() {
-        let number = address.path.parse().map_err(|_| {
-            Error::invalid("what is behind the / is the number of a database")
-        })?;
+        let number = address
+            .path
+            .parse()
+            .map_err(|_| Error::invalid("what is behind the / is the number of a database"))?;
         config = config.database(number);
     }
     for (name, value) in &address.options {

@@ -188,6 +188,9 @@ impl RedisConfig {
         server_and_port(&self.server, 0)?;
         let wrong =
             |option: &'static str, why| Err(Error::invalid(why).with_context("option", option));
+        if i32::try_from(self.database).is_err() {
+            return wrong("database", "the number of a database is below 2147483648");
+        }
         if self.connect_timeout.is_zero() {
             return wrong("connect_timeout", "the option must be greater than zero");
         }

@@ -181,7 +181,8 @@ impl AsyncWrite for Stream {
 
 /// The provider is named, so that another one in the process does not matter.
 async fn client_config(tls: &Tls) -> Result<ClientConfig> {
-    let unusable = |source: rustls::Error| Error::invalid("TLS cannot be set up").with_source(source);
+    let unusable =
+        |source: rustls::Error| Error::invalid("TLS cannot be set up").with_source(source);
     let mut roots = rustls::RootCertStore::empty();
     match &tls.ca {
         Some(path) => {

@@ -116,15 +116,13 @@ pub(crate) fn entry(fields: Vec<Value>, place: Place<'_>) -> Entry {
 
 /// A message that this library did not write: one field is the payload, the others are headers.
 fn foreign(mut fields: Vec<(Value, Value)>, topic: &TopicName, offset: u64) -> Envelope {
-    let named = |wanted: &[u8]| {
-        fields.iter().position(|(name, _)| value::bytes(name) == Some(wanted))
-    };
+    let named =
+        |wanted: &[u8]| fields.iter().position(|(name, _)| value::bytes(name) == Some(wanted));
     let only = || (fields.len() == 1).then_some(0);
     let at = PAYLOADS.iter().find_map(|name| named(name)).or_else(only);
     let payload = at.map(|at| fields.swap_remove(at).1).and_then(value::into_bytes);
-    let headers = fields.iter().filter_map(|(name, value)| {
-        Some((value::text(name)?, value::bytes(value)?))
-    });
+    let headers =
+        fields.iter().filter_map(|(name, value)| Some((value::text(name)?, value::bytes(value)?)));
     let millis = i64::try_from(id::unpack(offset).0).ok();
     let context = ForeignContext {
         id: &format_args!("{topic}/{}", id::text(offset)),
@@ -150,9 +148,9 @@ pub(crate) fn letter(
     topic: &TopicName,
     group: &GroupName,
 ) -> DeadLetter {
-    let headers = fields.chunks_exact(2).filter_map(|pair| {
-        Some((value::text(&pair[0])?, value::bytes(&pair[1])?))
-    });
+    let headers = fields
+        .chunks_exact(2)
+        .filter_map(|pair| Some((value::text(&pair[0])?, value::bytes(&pair[1])?)));
     wire::read_letter(HeaderStyle::Underscore, headers, envelope.clone()).unwrap_or_else(|| {
         let reason = Reason::Other("unknown".into());
         DeadLetter::new(envelope, reason, topic.clone(), group.clone())

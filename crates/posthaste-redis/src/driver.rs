@@ -19,7 +19,7 @@ use tokio_util::sync::DropGuard;
 
 use crate::connect::Connected;
 use crate::error::{self, BROKER};
-use crate::line::{Line, Reading, State};
+use crate::line::{Line, Out, Reading, State};
 use crate::read::{self, Batch, Reader};
 use crate::settle::RedisSettler;
 use crate::{groups, topology};
@@ -27,6 +27,10 @@ use crate::{groups, topology};
 /// The first pause after a step that failed, and the longest.
 const PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// How large messages are taken to be before one was seen: so that a first read is not far beyond
+/// its bytes.
+const UNKNOWN: usize = 16 << 10;
 
 type Work<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
@@ -54,6 +58,8 @@ pub(crate) struct Driver {
     reader: Option<Reader>,
     /// What was read and is not handed out yet.
     ready: VecDeque<Received>,
+    /// Whether core was told that nothing comes any more.
+    quiet: bool,
     disconnected: bool,
     pause: Duration,
     /// When it was polled last.
@@ -72,10 +78,11 @@ impl Driver {
             step: Step::Opening(Box::pin(read::identify(reader))),
             reader: None,
             ready: VecDeque::new(),
+            quiet: false,
             disconnected: false,
             pause: PAUSE,
             polled: Instant::now(),
-            mean: 0,
+            mean: UNKNOWN,
         }
     }
 
@@ -93,11 +100,12 @@ impl Driver {
         };
         let most = self.most(credit);
         if let Some((source, after)) = state.lanes.to_sweep() {
+            state.taking = true;
             let sweeping = read::sweep(Arc::clone(&self.line), source, after, most);
             return Some(Step::Taking(Box::pin(sweeping)));
         }
         if state.take {
-            state.take = false;
+            (state.take, state.taking) = (false, true);
             return Some(Step::Taking(Box::pin(read::take(Arc::clone(&self.line), most))));
         }
         let sources: Vec<usize> = (0..line.sources.len())
@@ -137,7 +145,7 @@ impl Driver {
         }
         for received in &batch.messages {
             let size = received.envelope.size();
-            self.mean = if self.mean == 0 { size } else { (self.mean * 7 + size) / 8 };
+            self.mean = if self.mean == UNKNOWN { size } else { (self.mean * 7 + size) / 8 };
         }
         if unwatched * 4 > self.line.plan.lease && !self.line.settles_first() {
             let settler = Arc::clone(&self.settler);
@@ -153,10 +161,12 @@ impl Driver {
     /// Books what is to be handed out.
     fn note(&mut self, messages: Vec<Received>) {
         if !self.line.settles_first() {
+            let until = Instant::now() + self.line.plan.lease;
             let mut state = self.line.state();
             for received in &messages {
                 let token = &received.token;
-                state.out.insert((token.lane, token.sequence), token.generation);
+                let out = Out { count: token.generation, until };
+                state.out.insert((token.lane, token.sequence), out);
             }
         }
         self.ready.extend(messages);
@@ -222,6 +232,7 @@ impl Driver {
                 Poll::Ready(checked) => {
                     let messages = std::mem::take(messages);
                     self.note(still_ours(checked, messages));
+                    self.line.state().arrived();
                     return Poll::Ready(Ok(()));
                 }
                 Poll::Pending => Poll::Pending,
@@ -231,21 +242,40 @@ impl Driver {
             self.step = step;
             return Poll::Pending;
         };
-        if matches!(step, Step::Reading(_)) {
-            self.line.state().reading = None;
-        }
         let renewing = matches!(step, Step::Renewing(_));
         match done {
             Ok(batch) => {
                 self.arrived(batch, unwatched);
+                if !matches!(self.step, Step::Checking(..)) {
+                    self.line.state().arrived();
+                }
                 Poll::Ready(Ok(()))
             }
             // It cannot be made again.
             Err(error) if renewing && error.retry() != Retry::Transient => {
                 Poll::Ready(Err(self.named(error)))
             }
-            Err(error) => Poll::Ready(self.failed(error)),
+            Err(error) => {
+                self.line.state().arrived();
+                Poll::Ready(self.failed(error))
+            }
         }
+    }
+
+    /// The end after a stop. The member goes when nothing is held: its lanes must not be somebody
+    /// else's before.
+    fn poll_end(&mut self) -> Poll<Result<Polled>> {
+        if !std::mem::replace(&mut self.quiet, true) {
+            return Poll::Ready(Ok(Polled::Quiet));
+        }
+        let mut state = self.line.state();
+        if state.left {
+            return Poll::Ready(Ok(Polled::Stopped));
+        }
+        if state.out.is_empty() && !std::mem::replace(&mut state.leaving, true) {
+            self.line.changed.notify_one();
+        }
+        Poll::Pending
     }
 
     /// Names what the error is about.
@@ -293,7 +323,8 @@ async fn renew(line: Arc<Line>) -> Result<()> {
         let found = match topology::look(hub, topic).await {
             Err(error) if error::is_gone(&error) && create => {
                 let asked = hub.asked_for(topic);
-                let mut spec = asked.map_or_else(|| TopicSpec::plain(topic.clone()), |s| (*s).clone());
+                let mut spec =
+                    asked.map_or_else(|| TopicSpec::plain(topic.clone()), |s| (*s).clone());
                 spec.queue = planned.known.queue;
                 spec.layout = planned.known.layout;
                 topology::ensure(hub, &spec).await?;
@@ -302,9 +333,12 @@ async fn renew(line: Arc<Line>) -> Result<()> {
             found => found?,
         };
         if found.layout != planned.known.layout {
-            return Err(Error::new(ErrorKind::Conflict, "the topic is laid out in another way now")
-                .with_topic(topic)
-                .with_broker(BROKER));
+            return Err(Error::new(
+                ErrorKind::Conflict,
+                "the topic is laid out in another way now",
+            )
+            .with_topic(topic)
+            .with_broker(BROKER));
         }
         let group = &line.plan.name;
         let (lease, start) = match line.plan.group {
@@ -351,14 +385,15 @@ impl SubscriptionDriver for Driver {
             }
             if matches!(self.step, Step::Idle) {
                 if stopping {
-                    return Poll::Ready(Ok(Polled::Stopped));
+                    return self.poll_end();
                 }
                 match self.begin(cx, credit) {
                     Some(step) => self.step = step,
                     None => return Poll::Pending,
                 }
             }
-            if stopping && !matches!(self.step, Step::Reading(_) | Step::Taking(_) | Step::Checking(..))
+            if stopping
+                && !matches!(self.step, Step::Reading(_) | Step::Taking(_) | Step::Checking(..))
             {
                 self.step = Step::Idle;
                 continue;
@@ -390,6 +425,12 @@ impl SubscriptionDriver for Driver {
 }
 
 impl State {
+    /// Nothing is on its way any more: what came is booked.
+    fn arrived(&mut self) {
+        self.reading = None;
+        self.taking = false;
+    }
+
     /// Whether there is something to tell.
     fn has_news(&self) -> bool {
         self.failed.is_some() || !self.events.is_empty()
@@ -415,6 +456,9 @@ impl fmt::Debug for Driver {
             Step::Renewing(_) => "renewing",
             Step::Pausing(_) => "pausing",
         };
-        f.debug_struct("Driver").field("line", &self.line).field("step", &step).finish_non_exhaustive()
+        f.debug_struct("Driver")
+            .field("line", &self.line)
+            .field("step", &step)
+            .finish_non_exhaustive()
     }
 }

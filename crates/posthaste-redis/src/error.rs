@@ -132,7 +132,9 @@ fn denied(detail: &str) -> Error {
     let error = Error::new(ErrorKind::Auth, "the user may not do this");
     let command = detail.split('\'').nth(1).filter(|_| detail.contains("command"));
     match command {
-        Some(command) if command.bytes().all(|b| b.is_ascii_alphanumeric() || b"|-_".contains(&b)) => {
+        Some(command)
+            if command.bytes().all(|b| b.is_ascii_alphanumeric() || b"|-_".contains(&b)) =>
+        {
             error.with_context("command", command).with_context("rule", format!("+{command}"))
         }
         _ => error,

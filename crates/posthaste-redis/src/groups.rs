@@ -71,8 +71,9 @@ fn begin(known: &Known, stream: usize, start: Start, else_: &str) -> String {
 /// `Conflict` naming live members; `NotFound`; `Invalid` for `Created`.
 pub(crate) async fn seek(hub: &Hub, topic: &TopicName, group: &GroupName, to: Start) -> Result<()> {
     if to == Start::Created {
-        return Err(Error::invalid("Created says nothing about a group that exists")
-            .with_broker(BROKER));
+        return Err(
+            Error::invalid("Created says nothing about a group that exists").with_broker(BROKER)
+        );
     }
     let known = topology::look(hub, topic).await?;
     let of = known.keys.group(group.as_str());

@@ -7,8 +7,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use posthaste_core::broker::{DriverEvent, Lane};
 use posthaste_core::TopicName;
+use posthaste_core::broker::{DriverEvent, Lane};
 use tokio::time::Instant;
 
 use crate::line::{Plan, Source};

@@ -74,21 +74,35 @@ pub(crate) struct Line {
 
 /// What changes.
 pub(crate) struct State {
-    /// What is out, by source and offset, with the count of its deliveries.
-    pub(crate) out: HashMap<(u32, u64), u32>,
+    /// What is out, by source and offset.
+    pub(crate) out: HashMap<(u32, u64), Out>,
     pub(crate) lanes: LaneBook,
     /// There may be something that was given back, whose lease has ended, or that is replayed.
     pub(crate) take: bool,
     /// A topic or its group is gone.
     pub(crate) gone: bool,
     pub(crate) stopping: bool,
+    /// Nothing is held any more: the member may go.
+    pub(crate) leaving: bool,
+    /// The member has gone.
+    pub(crate) left: bool,
     pub(crate) events: VecDeque<DriverEvent>,
     pub(crate) failed: Option<Error>,
     /// The read that waits at the server.
     pub(crate) reading: Option<Reading>,
+    /// A script takes something.
+    pub(crate) taking: bool,
     /// When what this member lets wait is due.
     pub(crate) due: Option<Instant>,
     waker: Option<Waker>,
+}
+
+/// A delivery that is out.
+pub(crate) struct Out {
+    /// The count of its deliveries.
+    pub(crate) count: u32,
+    /// When its lease ends unless it is prolonged.
+    pub(crate) until: Instant,
 }
 
 /// A read that waits at the server.
@@ -121,9 +135,12 @@ impl Line {
             take: true,
             gone: false,
             stopping: false,
+            leaving: false,
+            left: false,
             events: VecDeque::new(),
             failed: None,
             reading: None,
+            taking: false,
             due: None,
             waker: None,
         };
@@ -156,9 +173,9 @@ impl Line {
 
     /// Whether members divide it among themselves.
     pub(crate) fn is_lane(&self, source: usize) -> bool {
-        self.sources.get(source).is_some_and(|of| {
-            !of.private && self.topic(of).is_some_and(|planned| planned.lanes)
-        })
+        self.sources
+            .get(source)
+            .is_some_and(|of| !of.private && self.topic(of).is_some_and(|planned| planned.lanes))
     }
 
     /// Whether what is read is settled by that.
@@ -172,6 +189,47 @@ impl State {
         match &mut self.waker {
             Some(known) => known.clone_from(waker),
             None => self.waker = Some(waker.clone()),
+        }
+    }
+
+    /// A delivery is not out any more.
+    pub(crate) fn settled(&mut self, token: &Token) {
+        let key = (token.lane, token.sequence);
+        if self.out.get(&key).is_some_and(|out| out.count == token.generation) {
+            self.out.remove(&key);
+            if self.stopping && self.out.is_empty() {
+                self.wake();
+            }
+        }
+    }
+
+    /// The member has gone.
+    pub(crate) fn leave(&mut self) {
+        self.left = true;
+        self.wake();
+    }
+
+    /// Whether something of a source is out.
+    pub(crate) fn holds(&self, source: usize) -> bool {
+        let number = u32::try_from(source).unwrap_or(u32::MAX);
+        self.out.keys().any(|(of, _)| *of == number)
+    }
+
+    /// Whether something of a source may be on its way here.
+    pub(crate) fn expects(&self, source: usize) -> bool {
+        let read = self.reading.as_ref();
+        self.taking || read.is_some_and(|reading| reading.sources.contains(&source))
+    }
+
+    /// Forgets what nobody prolonged: it is not ours any more, and nobody has to settle it.
+    pub(crate) fn expire(&mut self) {
+        if self.out.is_empty() {
+            return;
+        }
+        let now = Instant::now();
+        self.out.retain(|_, out| out.until > now);
+        if self.stopping && self.out.is_empty() {
+            self.wake();
         }
     }
 

@@ -66,7 +66,6 @@ impl Link {
         Ok(())
     }
 
-
     pub(crate) fn is_up(&self) -> bool {
         self.state.borrow().connected.is_some()
     }

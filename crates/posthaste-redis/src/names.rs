@@ -28,7 +28,10 @@ impl TopicKeys {
             None => Self { record: format!("ph:{{{topic}}}"), stream: format!("ph:{{{topic}}}:s") },
             Some(Binding { stream }) => {
                 // Several bound streams may have one tag, and a topic may be called like it.
-                Self { record: format!("ph:{{{}}}:b:{stream}", tag(stream)), stream: stream.clone() }
+                Self {
+                    record: format!("ph:{{{}}}:b:{stream}", tag(stream)),
+                    stream: stream.clone(),
+                }
             }
         }
     }

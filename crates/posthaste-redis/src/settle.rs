@@ -65,7 +65,8 @@ impl RedisSettler {
                 continue;
             };
             let ids = || mine.iter().map(|(_, settlement)| id::text(settlement.token.sequence));
-            let mut ack = Cmd::with_capacity(mine.len() + 3, mine.len() * 20 + source.key.len() + 64);
+            let mut ack =
+                Cmd::with_capacity(mine.len() + 3, mine.len() * 20 + source.key.len() + 64);
             ack.arg("XACK").arg(&source.key).arg(&self.line.plan.name);
             ids().for_each(|id| {
                 ack.arg(id);
@@ -131,20 +132,24 @@ impl RedisSettler {
                 (None, false)
             }
             Ok(Some(-1)) => (None, true),
-            Ok(_) => (Some(SettleOutcome::LeaseLost), false),
-            Err(error) if error::is_gone(&error) => (Some(SettleOutcome::LeaseLost), false),
-            Err(error) => (Some(SettleOutcome::Failed(error)), false),
+            Ok(_) => (Some(self.lost(settlement)), false),
+            Err(error) if error::is_gone(&error) => (Some(self.lost(settlement)), false),
+            Err(error) => {
+                self.line.state().settled(&settlement.token);
+                (Some(SettleOutcome::Failed(error)), false)
+            }
         }
+    }
+
+    fn lost(&self, settlement: &Settlement) -> SettleOutcome {
+        self.line.state().settled(&settlement.token);
+        SettleOutcome::LeaseLost
     }
 
     /// It is not out any more.
     fn done(&self, settlement: &Settlement) {
-        let token = &settlement.token;
-        let key = (token.lane, token.sequence);
         let mut state = self.line.state();
-        if state.out.get(&key) == Some(&token.generation) {
-            state.out.remove(&key);
-        }
+        state.settled(&settlement.token);
         if let Verdict::After(delay, _) = settlement.verdict {
             let at = Instant::now() + delay + Duration::from_millis(1);
             state.due = Some(state.due.map_or(at, |due| due.min(at)));
@@ -245,7 +250,8 @@ impl Settler for RedisSettler {
         let (mut commands, mut of) = (Pipeline::with_capacity(lanes.len()), Vec::new());
         let plan = &self.line.plan;
         for lane in lanes {
-            let mine: Vec<usize> = (0..tokens.len()).filter(|at| tokens[*at].lane == lane).collect();
+            let mine: Vec<usize> =
+                (0..tokens.len()).filter(|at| tokens[*at].lane == lane).collect();
             let Some(first) = mine.first() else { continue };
             let (source, _) = self.at(&tokens[*first])?;
             commands.add_command(self.line.hub.scripts.call(
@@ -271,6 +277,15 @@ impl Settler for RedisSettler {
                 })),
                 Err(error) if error.kind() == ErrorKind::NotFound => lost.extend(mine),
                 Err(error) => return Err(error),
+            }
+        }
+        let until = Instant::now() + plan.lease;
+        let mut state = self.line.state();
+        for (at, token) in tokens.iter().enumerate() {
+            if lost.contains(&at) {
+                state.settled(token);
+            } else if let Some(out) = state.out.get_mut(&(token.lane, token.sequence)) {
+                out.until = until;
             }
         }
         Ok(Extended::except(lost))

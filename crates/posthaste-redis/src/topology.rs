@@ -105,10 +105,8 @@ fn layout_of(word: &str) -> Option<Layout> {
 /// The record of a topic that is made.
 fn fields(spec: &TopicSpec) -> Vec<(&'static str, String)> {
     let millis = |time: Duration| time.as_millis().to_string();
-    let mut fields = vec![
-        ("layout", layout_word(spec.layout)),
-        ("queue", u8::from(spec.queue).to_string()),
-    ];
+    let mut fields =
+        vec![("layout", layout_word(spec.layout)), ("queue", u8::from(spec.queue).to_string())];
     fields.extend(spec.retention.max_age.map(|age| ("max_age", millis(age))));
     fields.extend(spec.retention.max_messages.map(|most| ("max_messages", most.to_string())));
     let window = spec.deduplication_window;
@@ -146,11 +144,7 @@ fn differences(spec: &TopicSpec, found: &Known) -> Vec<Difference> {
     let pairs = [
         ("max_messages", number(spec.retention.max_messages), number(found.max_messages)),
         ("max_age", time(spec.retention.max_age), time(found.max_age)),
-        (
-            "deduplication_window",
-            time(spec.deduplication_window),
-            time(found.deduplication_window),
-        ),
+        ("deduplication_window", time(spec.deduplication_window), time(found.deduplication_window)),
     ];
     for (setting, wanted, found) in pairs {
         if wanted.is_some() && wanted != found {

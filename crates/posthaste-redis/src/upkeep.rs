@@ -50,7 +50,10 @@ pub(crate) async fn run(line: Arc<Line>, ended: CancellationToken) {
             state.wake();
         }
     }
-    drop(tokio::time::timeout(GOODBYE, leave(&line)).await);
+    let left = line.state().left;
+    if !left {
+        drop(tokio::time::timeout(GOODBYE, leave(&line)).await);
+    }
 }
 
 async fn leave(line: &Line) -> Result<()> {
@@ -97,8 +100,14 @@ impl Upkeep {
 
     async fn run(&mut self) {
         loop {
+            if self.line.state().leaving {
+                drop(tokio::time::timeout(GOODBYE, leave(&self.line)).await);
+                self.line.state().leave();
+                return std::future::pending().await;
+            }
             if Instant::now() >= self.next {
                 self.tick().await;
+                continue;
             }
             let unblocked = self.unblock().await;
             let due = self.line.state().due;
@@ -139,7 +148,11 @@ impl Upkeep {
     async fn tick(&mut self) {
         let sent = Instant::now();
         self.next = sent + self.tick;
-        self.line.state().due = None;
+        {
+            let mut state = self.line.state();
+            state.due = None;
+            state.expire();
+        }
         let mut commands = Pipeline::with_capacity(self.line.plan.topics.len() * 2);
         for planned in &self.line.plan.topics {
             commands.add_command(self.sign_of_life(planned));
@@ -294,6 +307,11 @@ impl Upkeep {
             };
             let mut going = state.lanes.going();
             going.retain(|(source, _)| !read(source));
+            for (source, over) in &mut going {
+                // What the server has for us beyond that is nobody's: the next owner takes it.
+                *over |= !state.holds(*source) && !state.expects(*source);
+            }
+            going.retain(|(source, over)| *over || !state.holds(*source));
             going
         };
         if going.is_empty() {

@@ -192,7 +192,8 @@ mod tests {
 
     #[test]
     fn reads_every_part() {
-        let address = read("rediss://us%40er:p%3Aw%2Fd@h1,h2:4333/my%2Fpath?a=1&b=two+words").unwrap();
+        let address =
+            read("rediss://us%40er:p%3Aw%2Fd@h1,h2:4333/my%2Fpath?a=1&b=two+words").unwrap();
         assert_eq!(address.scheme, "rediss");
         assert_eq!(address.login, Some(("us@er".to_owned(), "p:w/d".to_owned())));
         assert_eq!(address.servers, ["h1", "h2:4333"]);
