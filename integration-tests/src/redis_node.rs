@@ -17,6 +17,10 @@ use crate::redis_foreign;
 const STOP: Duration = Duration::from_secs(15);
 /// Configuration, inside the state folder.
 const CONFIG: &str = "server.conf";
+/// A server that syncs each second answers before it has written while its disk is slow, and loses
+/// that when it is killed: the window that `Capabilities` tell. What has to survive a kill needs one
+/// that syncs before it answers.
+const SYNC: &str = "appendfsync always\n";
 
 /// The server goes before its folder does.
 #[derive(Debug)]
@@ -73,15 +77,17 @@ impl Node {
     }
 }
 
-/// The configuration of the recorded server with a port of its own.
+/// The configuration of the recorded server with a port of its own, for one that is killed.
 fn configure(like: &Path, state: &Path, port: u16) -> Result<()> {
     let recorded = like.join(CONFIG);
     let text = std::fs::read_to_string(&recorded).map_err(|error| unusable(&recorded, &error))?;
-    let kept = text.lines().filter(|line| !line.starts_with("port "));
+    let other = |line: &&str| !(line.starts_with("port ") || line.starts_with("appendfsync "));
+    let kept = text.lines().filter(other);
     let kept: String = kept.flat_map(|line| [line, "\n"]).collect();
     std::fs::create_dir_all(state).map_err(|error| unusable(state, &error))?;
     let file = state.join(CONFIG);
-    std::fs::write(&file, format!("port {port}\n{kept}")).map_err(|error| unusable(&file, &error))
+    std::fs::write(&file, format!("port {port}\n{kept}{SYNC}"))
+        .map_err(|error| unusable(&file, &error))
 }
 
 #[cold]

@@ -11,9 +11,9 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use posthaste_core::broker::{
-    Credit, DriverEvent, Extended, Polled, Received, Settler, Start, SubscriptionDriver, Token,
+    Credit, DriverEvent, Extended, Polled, Received, Settler, SubscriptionDriver, Token,
 };
-use posthaste_core::{Error, ErrorKind, Result, Retry, TopicSpec, Topology};
+use posthaste_core::{Error, ErrorKind, Result, Retry};
 use tokio::time::Instant;
 use tokio_util::sync::DropGuard;
 
@@ -21,8 +21,8 @@ use crate::connect::Connected;
 use crate::error::{self, BROKER};
 use crate::line::{Line, Out, Reading, State};
 use crate::read::{self, Batch, Reader};
+use crate::renew;
 use crate::settle::RedisSettler;
-use crate::{groups, topology};
 
 /// The first pause after a step that failed, and the longest.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -66,6 +66,8 @@ pub(crate) struct Driver {
     polled: Instant,
     /// The mean size of messages, to bound a read by bytes.
     mean: usize,
+    /// Counts reads.
+    turn: usize,
 }
 
 impl Driver {
@@ -83,6 +85,7 @@ impl Driver {
             pause: PAUSE,
             polled: Instant::now(),
             mean: UNKNOWN,
+            turn: 0,
         }
     }
 
@@ -92,11 +95,11 @@ impl Driver {
         let mut state = line.state();
         state.register(cx.waker());
         if state.gone {
-            let renewing = renew(Arc::clone(&self.line));
+            let renewing = renew::renew(Arc::clone(&self.line));
             return Some(Step::Renewing(Box::pin(renewing)));
         }
         let Some(reader) = &self.reader else {
-            return Some(Step::Opening(Box::pin(open(Arc::clone(&self.line)))));
+            return Some(Step::Opening(Box::pin(renew::open(Arc::clone(&self.line)))));
         };
         let most = self.most(credit);
         if let Some((source, after)) = state.lanes.to_sweep() {
@@ -108,14 +111,19 @@ impl Driver {
             (state.take, state.taking) = (false, true);
             return Some(Step::Taking(Box::pin(read::take(Arc::clone(&self.line), most))));
         }
-        let sources: Vec<usize> = (0..line.sources.len())
+        let mut sources: Vec<usize> = (0..line.sources.len())
             .filter(|source| !line.sources[*source].private && state.lanes.is_live(*source))
             .collect();
         if sources.is_empty() {
             return None;
         }
+        // With little credit the first ones get it all.
+        self.turn = self.turn.wrapping_add(1);
+        let places = sources.len();
+        sources.rotate_left(self.turn % places);
         let since = Instant::now();
-        state.reading = Some(Reading { number: reader.number, sources: sources.clone(), since });
+        let number = reader.number;
+        state.reading = Some(Reading { number, sources: sources.clone(), since, told: false });
         let reading = read::new(Arc::clone(&self.line), reader.clone(), sources, most);
         Some(Step::Reading(Box::pin(reading)))
     }
@@ -304,56 +312,6 @@ fn still_ours(checked: Result<Extended>, messages: Vec<Received>) -> Vec<Receive
         // They come again when their leases have ended.
         Err(_) => Vec::new(),
     }
-}
-
-/// Another connection for reading. What the last one got and nobody saw is given back first.
-async fn open(line: Arc<Line>) -> Result<Reader> {
-    let reader = line.hub.reader().await?;
-    let reader = read::identify(Reader::new(reader)).await?;
-    read::recover(Arc::clone(&line)).await?;
-    Ok(reader)
-}
-
-/// Makes topics and groups again, where that may be done.
-async fn renew(line: Arc<Line>) -> Result<()> {
-    let hub = &line.hub;
-    for planned in &line.plan.topics {
-        let topic = &planned.topic;
-        let create = line.plan.topology == Topology::Create;
-        let found = match topology::look(hub, topic).await {
-            Err(error) if error::is_gone(&error) && create => {
-                let asked = hub.asked_for(topic);
-                let mut spec =
-                    asked.map_or_else(|| TopicSpec::plain(topic.clone()), |s| (*s).clone());
-                spec.queue = planned.known.queue;
-                spec.layout = planned.known.layout;
-                topology::ensure(hub, &spec).await?;
-                planned.known.clone()
-            }
-            found => found?,
-        };
-        if found.layout != planned.known.layout {
-            return Err(Error::new(
-                ErrorKind::Conflict,
-                "the topic is laid out in another way now",
-            )
-            .with_topic(topic)
-            .with_broker(BROKER));
-        }
-        let group = &line.plan.name;
-        let (lease, start) = match line.plan.group {
-            Some(_) => (Some(line.plan.lease), Start::Created),
-            None => (None, Start::Latest),
-        };
-        let how = if line.plan.group.is_none() { Topology::Create } else { line.plan.topology };
-        groups::ensure(hub, &planned.known, group, lease, how, start).await?;
-        line.state().tell(DriverEvent::Lost {
-            topic: topic.clone(),
-            count: None,
-            reason: "the topic or its group was deleted, and is made again".to_owned(),
-        });
-    }
-    Ok(())
 }
 
 impl SubscriptionDriver for Driver {

@@ -20,6 +20,7 @@ mod names;
 mod publish;
 mod range;
 mod read;
+mod renew;
 mod script;
 mod settle;
 mod subscribe;

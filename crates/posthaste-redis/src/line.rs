@@ -111,6 +111,8 @@ pub(crate) struct Reading {
     pub(crate) number: Option<i64>,
     pub(crate) sources: Vec<usize>,
     pub(crate) since: Instant,
+    /// It was told to end when it had surely begun.
+    pub(crate) told: bool,
 }
 
 /// What is told at most, before it is read.
@@ -176,6 +178,21 @@ impl Line {
         self.sources
             .get(source)
             .is_some_and(|of| !of.private && self.topic(of).is_some_and(|planned| planned.lanes))
+    }
+
+    /// Where the owner of a source's lane stands.
+    pub(crate) fn lanes_key(&self, source: usize) -> String {
+        let planned = self.sources.get(source).and_then(|of| self.topic(of));
+        planned.map(|planned| planned.keys.lanes()).unwrap_or_default()
+    }
+
+    /// The number of a source's lane; empty for what is nobody's own.
+    pub(crate) fn lane_number(&self, source: usize) -> String {
+        if !self.is_lane(source) {
+            return String::new();
+        }
+        let first = self.topic(&self.sources[source]).map_or(0, |planned| planned.first);
+        (source - first).to_string()
     }
 
     /// Whether what is read is settled by that.

@@ -86,7 +86,9 @@ pub(crate) async fn new(
 ) -> Result<Batch> {
     // The server counts for each stream.
     let each = most / sources.len().max(1);
-    if each > 0 {
+    // A read of a lane that arrives late would take what is its next owner's: a script looks.
+    let lanes = sources.iter().any(|source| line.is_lane(*source));
+    if each > 0 && !lanes {
         let mut command = Cmd::new();
         command.arg("XREADGROUP").arg("GROUP").arg(&line.plan.name).arg(&line.plan.consumer);
         command.arg("COUNT").arg(each).arg("BLOCK").arg(BLOCK.as_millis().to_string());
@@ -106,26 +108,37 @@ pub(crate) async fn new(
     few(&line, &mut reader, &sources, most).await
 }
 
-/// With less credit than streams: what there is, else waits on all of them without taking it.
+/// With less credit than streams, or of lanes: what there is, else waits on all of them without
+/// taking it.
 async fn few(
     line: &Arc<Line>,
     reader: &mut Reader,
     sources: &[usize],
     most: usize,
 ) -> Result<Batch> {
-    let keys: Vec<String> =
+    let mut keys: Vec<String> =
         sources.iter().map(|source| line.sources[*source].key.clone()).collect();
+    keys.extend(sources.iter().map(|source| line.lanes_key(*source)));
     let read = line.hub.call(Script::Fetch, &keys, |call| {
         call.arg(&line.plan.name).arg(&line.plan.consumer).arg(most);
         call.arg(u8::from(line.settles_first()));
+        for source in sources {
+            call.arg(line.lane_number(*source));
+        }
     });
     let mut parts = value::array(read.await?)?.into_iter();
     let found = value::next_count(&mut parts, "fetch")?;
     let what = value::next(&mut parts, "fetch")?;
-    if found > 0 {
-        let messages = fresh(line, sources, what)?;
-        return Ok(Batch { messages, ..Batch::default() });
+    match found {
+        0 => {}
+        1 => {
+            let messages = fresh(line, sources, what)?;
+            return Ok(Batch { messages, ..Batch::default() });
+        }
+        // What was given back comes first.
+        _ => return Ok(Batch { more: true, ..Batch::default() }),
     }
+    keys.truncate(sources.len());
     let mut command = Cmd::new();
     command.arg("XREAD").arg("COUNT").arg(1).arg("BLOCK").arg(BLOCK.as_millis().to_string());
     command.arg("STREAMS").arg(&keys);
@@ -207,12 +220,15 @@ pub(crate) async fn take(line: Arc<Line>, most: usize) -> Result<Batch> {
             planned.streams().filter(|source| state.lanes.is_live(*source)).collect()
         };
         sources.push(planned.private());
-        let keys: Vec<String> =
-            sources.iter().map(|source| line.sources[*source].key.clone()).collect();
+        let mut keys = vec![planned.keys.lanes()];
+        keys.extend(sources.iter().map(|source| line.sources[*source].key.clone()));
         let taken = line.hub.call(Script::Take, &keys, |call| {
             call.arg(&line.plan.name).arg(&line.plan.consumer);
             call.arg(line.plan.lease.as_millis().to_string()).arg(left);
             call.arg(u8::from(line.settles_first()));
+            for source in &sources {
+                call.arg(line.lane_number(*source));
+            }
         });
         let answers = value::array(taken.await?)?;
         let mut lost = 0;
@@ -238,10 +254,10 @@ pub(crate) async fn sweep(
     most: usize,
 ) -> Result<Batch> {
     let of = &line.sources[source];
-    let keys = [of.key.clone()];
+    let keys = [of.key.clone(), line.lanes_key(source)];
     let swept = line.hub.call(Script::Sweep, &keys, |call| {
         call.arg(&line.plan.name).arg(&line.plan.consumer).arg(after).arg(most);
-        call.arg(u8::from(line.settles_first()));
+        call.arg(u8::from(line.settles_first())).arg(line.lane_number(source));
     });
     let mut parts = value::array(swept.await?)?.into_iter();
     let mut batch = Batch::default();

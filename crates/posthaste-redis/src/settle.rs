@@ -96,7 +96,7 @@ impl RedisSettler {
         let scripts = &self.line.hub.scripts;
         Ok(match &settlement.verdict {
             Verdict::Release(parcel) | Verdict::Requeue(parcel) => {
-                scripts.call(Script::Release, &[source.key.clone()], |call| {
+                scripts.call(Script::Release, std::slice::from_ref(&source.key), |call| {
                     whose(call);
                     call.arg(parcel.attempt.saturating_sub(read::before(token)));
                 })
@@ -256,7 +256,7 @@ impl Settler for RedisSettler {
             let (source, _) = self.at(&tokens[*first])?;
             commands.add_command(self.line.hub.scripts.call(
                 Script::Extend,
-                &[source.key.clone()],
+                std::slice::from_ref(&source.key),
                 |call| {
                     call.arg(&plan.name).arg(&plan.consumer);
                     for at in &mine {

@@ -128,14 +128,22 @@ impl Upkeep {
     /// Tells a read to end if there is something to do before it. Says whether it did.
     async fn unblock(&self) -> bool {
         let number = {
-            let state = self.line.state();
+            let mut state = self.line.state();
             let Some(reading) = &state.reading else { return false };
+            let (number, arrived) = (reading.number, reading.since.elapsed() >= ARRIVED);
+            if reading.told {
+                return false;
+            }
             let leaves = reading.sources.iter().any(|source| !state.lanes.is_live(*source));
             let other = state.take || state.gone || state.stopping || leaves;
             if !(other || state.lanes.to_sweep().is_some()) {
                 return false;
             }
-            reading.number
+            if let Some(reading) = &mut state.reading {
+                // Before that it may not have begun, and will not hear of it.
+                reading.told = arrived;
+            }
+            number
         };
         let Some(number) = number else { return false };
         let mut command = redis::cmd("CLIENT");
@@ -300,13 +308,7 @@ impl Upkeep {
     async fn free_what_is_done(&self) {
         let going = {
             let state = self.line.state();
-            let read = |source: &usize| {
-                state.reading.as_ref().is_some_and(|reading| {
-                    reading.sources.contains(source) && reading.since.elapsed() < ARRIVED
-                })
-            };
             let mut going = state.lanes.going();
-            going.retain(|(source, _)| !read(source));
             for (source, over) in &mut going {
                 // What the server has for us beyond that is nobody's: the next owner takes it.
                 *over |= !state.holds(*source) && !state.expects(*source);
@@ -317,8 +319,6 @@ impl Upkeep {
         if going.is_empty() {
             return;
         }
-        // A read that still waits on them would take what is for their next owner.
-        self.unblock().await;
         let mut commands = Pipeline::with_capacity(going.len());
         for (source, over) in &going {
             let of = &self.line.sources[*source];

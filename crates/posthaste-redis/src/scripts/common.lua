@@ -46,3 +46,7 @@ local function ours(key, name, member, id, count)
   local p = redis.call('XPENDING', key, name, id, id, 1, member)
   return #p == 1 and p[1][4] == tonumber(count)
 end
+-- Whether the member may read this: its own lane, or what is nobody's own.
+local function reads(lanes, lane, member)
+  return lane == '' or redis.call('HGET', lanes, lane) == member
+end

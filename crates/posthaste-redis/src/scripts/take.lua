@@ -1,10 +1,11 @@
 -- Takes what was given back, whose lease has ended, and what is in the private channel.
--- KEYS streams..., private | ARGV group, member, lease, most, 1 if it is settled by that
+-- KEYS lanes, streams..., private
+-- ARGV group, member, lease, most, 1 if it is settled by that, lane of each stream or ''
 -- for each key: the entries (id, count of deliveries, fields), and how many are no more there
 local name, member, lease, left, settled = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5] == '1'
 local out = {}
-for i, key in ipairs(KEYS) do
-  local got, lost = {}, 0
+for i = 2, #KEYS do
+  local key, got, lost = KEYS[i], {}, 0
   local function claim(pending)
     if #pending == 0 then return end
     local ids, counts, found = {}, {}, 0
@@ -19,8 +20,9 @@ for i, key in ipairs(KEYS) do
     lost = lost + #ids - found
     left = left - found
   end
-  if left > 0 then claim(redis.call('XPENDING', key, name, '-', '+', left, '~free')) end
-  if left > 0 then claim(redis.call('XPENDING', key, name, 'IDLE', lease, '-', '+', left)) end
+  local may = reads(KEYS[1], ARGV[4 + i] or '', member)
+  if may and left > 0 then claim(redis.call('XPENDING', key, name, '-', '+', left, '~free')) end
+  if may and left > 0 then claim(redis.call('XPENDING', key, name, 'IDLE', lease, '-', '+', left)) end
   if left > 0 and i == #KEYS then
     local read = redis.call('XREADGROUP', 'GROUP', name, member, 'COUNT', left, 'STREAMS', key, '>')
     if read then
@@ -34,6 +36,6 @@ for i, key in ipairs(KEYS) do
       if i == #KEYS then redis.call('XDEL', key, e[1]) end
     end
   end
-  out[i] = {got, lost}
+  out[i - 1] = {got, lost}
 end
 return out

@@ -236,7 +236,7 @@ async fn takes(server: Server) {
     }
     let private = stage.key(":g:g:r");
     stage.raw.run(&["XADD", &private, "*", "h", "{}", "b", "private"]).await;
-    let roles = [":s", ":g:g:r"];
+    let roles = [":g:g:l", ":s", ":g:g:r"];
     let Value::Array(taken) = stage.script("take", &roles, &["g", "you", "30000", "3", "0"]).await
     else {
         unreachable!("an array");
@@ -267,10 +267,17 @@ async fn sweeps(server: Server) {
     stage.read("gone", 2).await;
     stage.read("other", 2).await;
     stage.script("release", &[":s"], &["g", "gone", &ids[0], "1", "0"]).await;
+    // Not of a lane that is another's.
+    let args = ["g", "me", "-", "3", "0", "0"];
+    assert_eq!(flat(&stage.script("sweep", &[":s", ":g:g:l"], &args).await), ["0", ""]);
+    let lanes = stage.key(":g:g:l");
+    stage.raw.run(&["HSET", &lanes, "0", "me"]).await;
     let mut swept = Vec::new();
     let mut after = "-".to_owned();
     loop {
-        let answer = flat(&stage.script("sweep", &[":s"], &["g", "me", &after, "3", "0"]).await);
+        let answer = flat(
+            &stage.script("sweep", &[":s", ":g:g:l"], &["g", "me", &after, "3", "0", "0"]).await,
+        );
         swept.extend(answer.iter().filter(|part| ids.contains(part)).cloned());
         match answer.last() {
             Some(last) if !last.is_empty() => {
@@ -288,11 +295,22 @@ async fn sweeps(server: Server) {
 async fn fetches(server: Server) {
     let mut stage = Stage::new(&server, "fetch").await;
     let ids = stage.add(3).await;
-    let first = flat(&stage.script("fetch", &[":s"], &["g", "me", "2", "0"]).await);
+    let roles = [":s", ":g:g:l"];
+    let first = flat(&stage.script("fetch", &roles, &["g", "me", "2", "0", ""]).await);
     assert!(first[0] == "1" && first.contains(&ids[1]) && !first.contains(&ids[2]), "{first:?}");
-    stage.script("fetch", &[":s"], &["g", "me", "2", "1"]).await;
+    // A lane of somebody else is not read, and a lane not before what was given back.
+    let args = ["g", "me", "2", "1", "0"];
+    let other = flat(&stage.script("fetch", &roles, &args).await);
+    assert_eq!(other, ["0".to_owned(), ids[1].clone()]);
+    let lanes = stage.key(":g:g:l");
+    stage.raw.run(&["HSET", &lanes, "0", "me"]).await;
+    stage.script("release", &[":s"], &["g", "me", &ids[0], "1", "1"]).await;
+    assert_eq!(flat(&stage.script("fetch", &roles, &args).await), ["2"]);
+    let take = [":g:g:l", ":s", ":g:g:r"];
+    stage.script("take", &take, &["g", "me", "30000", "9", "0", "0", ""]).await;
+    stage.script("fetch", &roles, &args).await;
     assert_eq!(stage.pending().await.len(), 2, "the third was settled by that");
-    let none = flat(&stage.script("fetch", &[":s"], &["g", "me", "2", "0"]).await);
+    let none = flat(&stage.script("fetch", &roles, &args).await);
     assert_eq!(none, ["0".to_owned(), ids[2].clone()]);
 }
 
