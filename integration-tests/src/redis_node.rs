@@ -18,8 +18,8 @@ const STOP: Duration = Duration::from_secs(15);
 /// Configuration, inside the state folder.
 const CONFIG: &str = "server.conf";
 /// A server that syncs each second answers before it has written while its disk is slow, and loses
-/// that when it is killed: the window that `Capabilities` tell. What has to survive a kill needs one
-/// that syncs before it answers.
+/// that when it is killed: the window that `Capabilities` tell. What has to survive a kill needs
+/// one that syncs before it answers.
 const SYNC: &str = "appendfsync always\n";
 
 /// The server goes before its folder does.

@@ -270,17 +270,23 @@ impl Driver {
         }
     }
 
-    /// The end after a stop. The member goes when nothing is held: its lanes must not be somebody
-    /// else's before.
+    /// The end after a stop. The member goes at once, but where it has lanes when nothing is held:
+    /// they must not be somebody else's before. A group without a name goes with the driver.
     fn poll_end(&mut self) -> Poll<Result<Polled>> {
-        if !std::mem::replace(&mut self.quiet, true) {
+        let plan = &self.line.plan;
+        let lanes = plan.topics.iter().any(|planned| planned.lanes);
+        if plan.group.is_none() {
+            return Poll::Ready(Ok(Polled::Stopped));
+        }
+        if lanes && !std::mem::replace(&mut self.quiet, true) {
             return Poll::Ready(Ok(Polled::Quiet));
         }
         let mut state = self.line.state();
         if state.left {
             return Poll::Ready(Ok(Polled::Stopped));
         }
-        if state.out.is_empty() && !std::mem::replace(&mut state.leaving, true) {
+        let may = !lanes || state.out.is_empty();
+        if may && !std::mem::replace(&mut state.leaving, true) {
             self.line.changed.notify_one();
         }
         Poll::Pending
