@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use posthaste_core::broker::{
-    Confirmation, Extended, Parcel, SettleOutcome, SettleReport, Settlement, Settler, Token,
-    Verdict,
+    Confirmation, DriverEvent, Extended, Parcel, SettleOutcome, SettleReport, Settlement, Settler,
+    Token, Verdict,
 };
 use posthaste_core::{Error, ErrorKind, Result};
 use redis::{Cmd, Pipeline, Value};
@@ -158,6 +158,23 @@ impl RedisSettler {
         }
     }
 
+    /// What was given back and is not in its stream any more.
+    fn tell_lost(&self, lost: &[&Settlement]) {
+        for (topic, planned) in self.line.plan.topics.iter().enumerate() {
+            let of = |settlement: &&&Settlement| {
+                self.line.source(&settlement.token).is_some_and(|source| source.topic == topic)
+            };
+            let count = lost.iter().filter(of).count();
+            if count > 0 {
+                self.line.state().tell(DriverEvent::Lost {
+                    topic: planned.topic.clone(),
+                    count: u64::try_from(count).ok(),
+                    reason: "removed from the stream before it was settled".to_owned(),
+                });
+            }
+        }
+    }
+
     /// Tries once more what is not in its stream, with a copy of ours.
     async fn copy(
         &self,
@@ -206,7 +223,7 @@ impl Settler for RedisSettler {
         let hub = &self.line.hub;
         let answers = hub.scripts.send(&hub.commands, &commands, hub.until()).await;
         let answers = answers.map_err(|failure| failure.error.with_operation("settle"))?;
-        let (mut back, mut gone) = (false, Vec::new());
+        let (mut back, mut gone, mut lost) = (false, Vec::new(), Vec::new());
         for (of, answer) in of.into_iter().zip(answers) {
             match of {
                 Of::Rest => {}
@@ -225,7 +242,10 @@ impl Settler for RedisSettler {
                     let given_back =
                         matches!(settlement.verdict, Verdict::Release(_) | Verdict::Requeue(_));
                     back |= given_back && outcome.is_none();
-                    if is_gone {
+                    if is_gone && given_back {
+                        self.done(settlement);
+                        lost.push(settlement);
+                    } else if is_gone {
                         gone.push(at);
                     }
                     if let Some(outcome) = outcome {
@@ -237,6 +257,7 @@ impl Settler for RedisSettler {
         if !gone.is_empty() {
             self.copy(batch, gone, &mut report).await?;
         }
+        self.tell_lost(&lost);
         if back {
             self.line.take();
         }

@@ -6,7 +6,6 @@
 #![cfg_attr(
     unix,
     expect(
-        clippy::unwrap_used,
         clippy::expect_used,
         clippy::print_stdout,
         reason = "tests and what they tell, in functions that clippy does not know for tests"
