@@ -8,7 +8,7 @@ use posthaste_conformance::Harness;
 use posthaste_core::{Capabilities, Result};
 use tokio::time::Instant;
 
-use crate::{kafka, memory, nats, rabbitmq};
+use crate::{kafka, memory, nats, rabbitmq, redis};
 
 /// A broker that answers, and what it can do.
 #[derive(Debug, Clone)]
@@ -40,6 +40,9 @@ const KNOWN: &[Known] = &[
     ("kafka", || kafka::harness("kafka")),
     ("rabbitmq", || rabbitmq::harness("rabbitmq")),
     ("rabbitmq@3.10", || rabbitmq::harness("rabbitmq@3.10")),
+    ("redis", || redis::harness("redis")),
+    ("redis@7.0", || redis::harness("redis@7.0")),
+    ("valkey", || redis::harness("valkey")),
 ];
 
 /// What is only broken: the suite has the same broker as one server.

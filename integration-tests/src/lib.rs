@@ -19,4 +19,8 @@ mod rabbitmq_management;
 mod rabbitmq_mistakes;
 mod rabbitmq_node;
 pub mod record;
+mod redis;
+mod redis_foreign;
+mod redis_mistakes;
+mod redis_node;
 pub mod roles;

@@ -7,7 +7,7 @@ use posthaste_conformance::child;
 use posthaste_core::{Broker, Error, Result};
 
 use crate::brokers::variable;
-use crate::{kafka, nats, rabbitmq};
+use crate::{kafka, nats, rabbitmq, redis};
 
 /// Plays the role until the process is killed.
 #[expect(clippy::print_stderr, reason = "what fails here is read by a person")]
@@ -40,6 +40,9 @@ async fn connect() -> Result<Arc<dyn Broker>> {
     }
     if let Some(url) = variable(rabbitmq::CHILD_URL) {
         return rabbitmq::connect(&url).await;
+    }
+    if let Some(url) = variable(redis::CHILD_URL) {
+        return redis::connect(&url).await;
     }
     Err(Error::invalid("no broker here can be reached from another process"))
 }

@@ -17,6 +17,7 @@ async fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
         ("memory", memory),
         ("Kafka", kafka().await?),
         ("RabbitMQ", Arc::new(rabbitmq())),
+        ("Redis Streams", Arc::new(redis())),
         ("NATS JetStream, server 2.12 or later", nats("nats", "2.12.0").await?),
         ("NATS JetStream, server 2.9 to 2.11", nats("nats", "2.9.0").await?),
         ("NATS without JetStream", nats("nats-core", "2.12.0").await?),
@@ -57,6 +58,12 @@ async fn kafka() -> Result<Arc<Capabilities>> {
 fn rabbitmq() -> Capabilities {
     use posthaste::rabbitmq::{RabbitmqBroker, RabbitmqConfig};
     RabbitmqBroker::capabilities_of(&RabbitmqConfig::new("localhost"))
+}
+
+/// What the adapter says it can do with a server that is set to sync each second.
+fn redis() -> Capabilities {
+    use posthaste::redis::{RedisBroker, RedisConfig};
+    RedisBroker::capabilities_of(&RedisConfig::new("localhost"))
 }
 
 /// What the adapter says it can do with a server of that version.

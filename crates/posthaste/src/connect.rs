@@ -79,6 +79,9 @@ pub async fn builder(url: &str) -> Result<BusBuilder> {
         "nats" | "tls" => nats(url).await?,
         "nats-core" => nats_core(url).await?,
         "amqp" | "amqps" => rabbitmq(url).await?,
+        "redis" | "rediss" | "redis+sentinel" | "redis+cluster" | "redis-pubsub" => {
+            redis(url).await?
+        }
         other => return Err(unknown(other)),
     };
     Ok(Bus::shared(broker))
@@ -132,6 +135,17 @@ async fn rabbitmq(_: &str) -> Result<Arc<dyn Broker>> {
     Err(switched_off("rabbitmq"))
 }
 
+#[cfg(feature = "redis")]
+async fn redis(url: &str) -> Result<Arc<dyn Broker>> {
+    use posthaste_redis::{RedisBroker, RedisConfig};
+    Ok(Arc::new(RedisBroker::connect(RedisConfig::from_url(url)?).await?))
+}
+
+#[cfg(not(feature = "redis"))]
+async fn redis(_: &str) -> Result<Arc<dyn Broker>> {
+    Err(switched_off("redis"))
+}
+
 /// The scheme of a URL.
 fn scheme(url: &str) -> Result<&str> {
     let missing = || Error::invalid(format!("the URL has no scheme; {KNOWN}"));
@@ -143,8 +157,8 @@ fn scheme(url: &str) -> Result<&str> {
     if fine { Ok(scheme) } else { Err(missing()) }
 }
 
-const KNOWN: &str =
-    "known are memory://, kafka://, kafkas://, nats://, tls://, nats-core://, amqp:// and amqps://";
+const KNOWN: &str = "known are memory://, kafka://, kafkas://, nats://, tls://, nats-core://, \
+                     amqp://, amqps://, redis:// and rediss://";
 
 #[cold]
 fn unknown(scheme: &str) -> Error {
@@ -152,7 +166,7 @@ fn unknown(scheme: &str) -> Error {
         .with_context("scheme", scheme)
 }
 
-#[cfg(not(all(feature = "kafka", feature = "nats", feature = "rabbitmq")))]
+#[cfg(not(all(feature = "kafka", feature = "nats", feature = "rabbitmq", feature = "redis")))]
 #[cold]
 fn switched_off(feature: &'static str) -> Error {
     Error::unsupported(format!(

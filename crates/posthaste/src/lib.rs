@@ -39,6 +39,12 @@ pub use posthaste_nats as nats;
 #[doc(inline)]
 pub use posthaste_rabbitmq as rabbitmq;
 
+/// The adapter for Redis Streams, on Redis or Valkey.
+#[cfg(feature = "redis")]
+#[cfg_attr(docsrs, doc(cfg(feature = "redis")))]
+#[doc(inline)]
+pub use posthaste_redis as redis;
+
 /// For types that derive `Serialize` and `Deserialize` without a dependency on `serde` of their
 /// own: `#[serde(crate = "posthaste::serde")]`.
 #[doc(no_inline)]

@@ -8,9 +8,9 @@
 //!
 //! | variable | meaning |
 //! |---|---|
-//! | `POSTHASTE_ONLY` | one broker: `memory`, `nats`, `nats@2.9`, `kafka`, `rabbitmq`, `rabbitmq@3.10` |
+//! | `POSTHASTE_ONLY` | one broker: `memory`, `nats`, `nats@2.9`, `kafka`, `rabbitmq`, `rabbitmq@3.10`, `redis`, `redis@7.0`, `valkey` |
 //! | `POSTHASTE_REQUIRE_BROKERS` | those that must not be missing, by name: `memory,nats,kafka` |
-//! | `POSTHASTE_NATS_URL`, `POSTHASTE_KAFKA_URL`, `POSTHASTE_RABBITMQ_URL` | a server that is already there; else what was started by `cargo xtask brokers up` |
+//! | `POSTHASTE_NATS_URL`, `POSTHASTE_KAFKA_URL`, `POSTHASTE_RABBITMQ_URL`, `POSTHASTE_REDIS_URL` | a server that is already there; else what was started by `cargo xtask brokers up` |
 //! | `POSTHASTE_SEED` | what all chance comes from, to repeat a run |
 //!
 //! The last line, also in `target/brokers/ran.txt`, says which brokers were tested.

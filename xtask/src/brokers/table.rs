@@ -106,7 +106,7 @@ const REDIS: Entry = Entry {
     name: "redis",
     version: "8.0.2",
     beside: None,
-    in_suite: false,
+    in_suite: true,
     only_asked: false,
     in_faults: false,
     install: Install::Debian { suite: "trixie", package: "redis-server", further: &[] },
@@ -188,6 +188,7 @@ pub(crate) const TABLE: &[Entry] = &[
     Entry {
         id: "redis@7.0",
         version: "7.0.15",
+        only_asked: true,
         install: Install::Debian { suite: "bookworm", package: "redis-server", further: &[] },
         ..REDIS
     },
@@ -202,6 +203,7 @@ pub(crate) const TABLE: &[Entry] = &[
         id: "valkey",
         name: "valkey",
         version: "8.1.1",
+        only_asked: true,
         install: Install::Debian { suite: "trixie", package: "valkey-server", further: &[] },
         launch: redis::valkey,
         ..REDIS

@@ -90,7 +90,8 @@ pub(crate) fn required() -> Result<Vec<String>> {
 /// The broker of `--only`.
 #[derive(Debug, PartialEq, Eq)]
 struct Only {
-    /// As the suite knows it: `memory`, `nats`, `nats@2.9`, `kafka`, `rabbitmq`, `rabbitmq@3.10`.
+    /// As the suite knows it: `memory`, `nats`, `nats@2.9`, `kafka`, `rabbitmq`, `rabbitmq@3.10`,
+    /// `redis`, `redis@7.0`, `valkey`.
     id: String,
 }
 
@@ -224,7 +225,9 @@ mod tests {
         let all = wanted(None);
         assert!(all.iter().all(|entry| entry.in_suite) && all.len() > 1, "{}", all.len());
         assert!(!all.iter().any(|entry| entry.id == "rabbitmq@3.10"), "it takes long");
-        assert!(choose("redis").unwrap_err().to_string().contains("no adapter"));
+        assert_eq!(ids("redis"), ["redis", "redis-tls"]);
+        assert_eq!(ids("valkey"), ["valkey"]);
+        assert!(choose("sqs").unwrap_err().to_string().contains("no adapter"));
         assert!(choose("nats@1").unwrap_err().to_string().contains("memory"));
     }
 

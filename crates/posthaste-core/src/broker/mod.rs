@@ -8,6 +8,7 @@
 //! The traits are object-safe and take batches, so that a dynamic call costs a batch a box and
 //! a message nothing.
 
+pub mod address;
 mod admin;
 mod lane;
 mod publish;

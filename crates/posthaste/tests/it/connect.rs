@@ -58,7 +58,9 @@ async fn a_wrong_url_is_told_apart_and_shows_no_secret() {
 async fn an_unknown_scheme_lists_the_known_ones() {
     for url in ["carrierpigeon://localhost", "localhost"] {
         let text = refused(url).await.to_string();
-        for scheme in ["memory://", "kafka://", "nats://", "tls://", "nats-core://", "amqp://"] {
+        for scheme in
+            ["memory://", "kafka://", "nats://", "tls://", "nats-core://", "amqp://", "redis://"]
+        {
             assert!(text.contains(scheme), "{text}");
         }
     }
@@ -120,6 +122,34 @@ async fn the_rest_of_a_rabbitmq_url_is_the_adapters() {
         assert_eq!(error.kind(), Invalid, "{error}");
         let report = format!("{error:?}");
         assert!(report.contains("no_such") && !report.contains("hunter2"), "{report}");
+    }
+}
+
+#[cfg(not(feature = "redis"))]
+#[tokio::test]
+async fn redis_without_its_feature_names_the_feature() {
+    for scheme in ["redis", "rediss", "redis+sentinel"] {
+        let error = refused(&format!("{scheme}://user:hunter2@localhost:1")).await;
+        assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+        let report = format!("{error:?}");
+        assert!(report.contains("features = [\"redis\"]"), "{report}");
+        assert!(!report.contains("hunter2"), "{report}");
+    }
+}
+
+#[cfg(feature = "redis")]
+#[tokio::test]
+async fn the_rest_of_a_redis_url_is_the_adapters() {
+    for scheme in ["redis", "rediss"] {
+        let error = refused(&format!("{scheme}://user:hunter2@localhost/0?no_such=1")).await;
+        assert_eq!(error.kind(), Invalid, "{error}");
+        let report = format!("{error:?}");
+        assert!(report.contains("no_such") && !report.contains("hunter2"), "{report}");
+    }
+    for scheme in ["redis+sentinel", "redis+cluster", "redis-pubsub"] {
+        let error = refused(&format!("{scheme}://user:hunter2@localhost")).await;
+        assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+        assert!(!format!("{error:?}").contains("hunter2"), "{error:?}");
     }
 }
 
