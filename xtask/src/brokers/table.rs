@@ -107,7 +107,7 @@ const REDIS: Entry = Entry {
     version: "8.0.2",
     beside: None,
     in_suite: true,
-    only_asked: false,
+    only_asked: true,
     in_faults: false,
     install: Install::Debian { suite: "trixie", package: "redis-server", further: &[] },
     ports: 1,
