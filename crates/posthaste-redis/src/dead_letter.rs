@@ -7,6 +7,7 @@ use redis::{Pipeline, Value};
 use crate::convert::{self, Place};
 use crate::error::{self, BROKER};
 use crate::hub::Hub;
+use crate::link::Failure;
 use crate::script::Script;
 use crate::{id, topology, value};
 
@@ -33,7 +34,7 @@ pub(crate) async fn list(
     commands.cmd("HEXISTS").arg(&known.keys.record).arg(format!("g:{group}"));
     commands.cmd("EXISTS").arg(&key);
     commands.cmd("XRANGE").arg(&key).arg(from).arg("+").arg("COUNT").arg(query.limit.min(PAGE));
-    let answers = hub.commands.send(&commands, hub.until()).await.map_err(Error::from)?;
+    let answers = hub.commands.send(&commands, hub.until()).await.map_err(Failure::into_error)?;
     let mut answers = answers.into_iter();
     let group_is_there = value::next_count(&mut answers, "HEXISTS")? > 0;
     if value::next_count(&mut answers, "EXISTS")? == 0 && !group_is_there {
@@ -109,7 +110,7 @@ async fn each(
     let mut answers = Vec::new().into_iter();
     if !commands.is_empty() {
         let sent = hub.scripts.send(&hub.commands, &commands, hub.until()).await;
-        answers = sent.map_err(Error::from)?.into_iter();
+        answers = sent.map_err(Failure::into_error)?.into_iter();
     }
     let missing = |letter: &LetterId| {
         Error::new(ErrorKind::NotFound, "there is no such dead letter")

@@ -226,6 +226,27 @@ impl State {
         self.wake();
     }
 
+    /// How much of each source is out.
+    pub(crate) fn held(&self, sources: usize) -> Vec<usize> {
+        let mut held = vec![0; sources];
+        for (source, _) in self.out.keys() {
+            if let Some(held) = usize::try_from(*source).ok().and_then(|at| held.get_mut(at)) {
+                *held += 1;
+            }
+        }
+        held
+    }
+
+    /// A lane is not ours any more, and nothing of it is out. Says so if it was and nobody was told.
+    pub(crate) fn lose(&mut self, source: usize) -> Option<DriverEvent> {
+        let number = u32::try_from(source).unwrap_or(u32::MAX);
+        self.out.retain(|(of, _), _| *of != number);
+        if self.stopping && self.out.is_empty() {
+            self.wake();
+        }
+        self.lanes.lose(source)
+    }
+
     /// Whether something of a source is out.
     pub(crate) fn holds(&self, source: usize) -> bool {
         let number = u32::try_from(source).unwrap_or(u32::MAX);

@@ -291,11 +291,12 @@ impl Failure {
     pub(crate) const fn sent(error: Error) -> Self {
         Self { error, sent: true }
     }
-}
 
-impl From<Failure> for Error {
-    fn from(failure: Failure) -> Self {
-        failure.error
+    /// For who does not care whether they arrived. No `From`: an adapter must not widen what
+    /// becomes an `Error` in the code of applications, whose types are inferred by that.
+    #[cold]
+    pub(crate) fn into_error(self) -> Error {
+        self.error
     }
 }
 

@@ -7,6 +7,7 @@ use redis::Pipeline;
 use crate::convert::{self, Place};
 use crate::error::BROKER;
 use crate::hub::Hub;
+use crate::link::Failure;
 use crate::{id, topology, value};
 
 /// Reads messages of all streams of the topic, the oldest first.
@@ -42,7 +43,7 @@ pub(crate) async fn read(
     for (_, key) in &streams {
         commands.cmd("XRANGE").arg(key).arg(&from).arg("+").arg("COUNT").arg(query.limit);
     }
-    let answers = hub.commands.send(&commands, hub.until()).await.map_err(Error::from)?;
+    let answers = hub.commands.send(&commands, hub.until()).await.map_err(Failure::into_error)?;
     let mut found = Vec::new();
     for ((partition, _), answer) in streams.into_iter().zip(answers) {
         for entry in value::array(answer)? {

@@ -15,6 +15,7 @@ use crate::connect::Connected;
 use crate::convert::{self, Place};
 use crate::error::{self, BROKER};
 use crate::line::Line;
+use crate::link::Failure;
 use crate::names::FREE;
 use crate::script::Script;
 use crate::{id, value};
@@ -23,6 +24,9 @@ use crate::{id, value};
 const BLOCK: Duration = Duration::from_secs(2);
 /// How long an answer to that may take. Servers before 7.2.5 may begin to wait anew.
 const ANSWER: Duration = Duration::from_secs(9);
+
+/// How many messages of a lane are given back at once.
+const MOST_GIVEN: usize = 256;
 
 /// What a step brought.
 #[derive(Default)]
@@ -119,11 +123,15 @@ async fn few(
     let mut keys: Vec<String> =
         sources.iter().map(|source| line.sources[*source].key.clone()).collect();
     keys.extend(sources.iter().map(|source| line.lanes_key(*source)));
+    let held = line.state().held(line.sources.len());
     let read = line.hub.call(Script::Fetch, &keys, |call| {
         call.arg(&line.plan.name).arg(&line.plan.consumer).arg(most);
         call.arg(u8::from(line.settles_first()));
         for source in sources {
             call.arg(line.lane_number(*source));
+        }
+        for source in sources {
+            call.arg(held.get(*source).copied().unwrap_or(0));
         }
     });
     let mut parts = value::array(read.await?)?.into_iter();
@@ -135,8 +143,16 @@ async fn few(
             let messages = fresh(line, sources, what)?;
             return Ok(Batch { messages, ..Batch::default() });
         }
-        // What was given back comes first.
-        _ => return Ok(Batch { more: true, ..Batch::default() }),
+        // What nobody holds comes first.
+        _ => {
+            let places = value::array(what)?;
+            let places =
+                places.iter().filter_map(|place| usize::try_from(value::count(place)?).ok());
+            for source in places.filter_map(|place| sources.get(place)) {
+                give_back(line, *source).await?;
+            }
+            return Ok(Batch { more: true, ..Batch::default() });
+        }
     }
     keys.truncate(sources.len());
     let mut command = Cmd::new();
@@ -287,6 +303,26 @@ fn again(line: &Line, source: usize, entries: Value, out: &mut Vec<Received>) ->
     Ok(())
 }
 
+/// Gives back what is pending on a lane of ours and is not held here: an answer about it was lost,
+/// or its lease is over. What was delivered stays counted.
+async fn give_back(line: &Line, source: usize) -> Result<()> {
+    let held: Vec<String> = {
+        let state = line.state();
+        let of_lane = state.out.keys().filter(|(lane, _)| usize::try_from(*lane) == Ok(source));
+        of_lane.map(|(_, offset)| id::text(*offset)).collect()
+    };
+    let most = held.len().saturating_add(MOST_GIVEN);
+    let keys = [line.sources[source].key.clone(), line.lanes_key(source)];
+    let given = line.hub.call(Script::GiveBack, &keys, |call| {
+        call.arg(&line.plan.name).arg(&line.plan.consumer).arg(line.lane_number(source));
+        call.arg(most);
+        held.iter().for_each(|id| {
+            call.arg(id);
+        });
+    });
+    value::ok(given.await?).map(drop)
+}
+
 /// Gives back what this member has at the server and has never seen, because the answer to a read
 /// was lost.
 pub(crate) async fn recover(line: Arc<Line>) -> Result<()> {
@@ -305,7 +341,7 @@ pub(crate) async fn recover(line: Arc<Line>) -> Result<()> {
         pending.arg("-").arg("+").arg(most).arg(&line.plan.consumer);
     }
     let until = Instant::now() + line.hub.settings.request_timeout;
-    let answers = line.hub.commands.send(&commands, until).await.map_err(Error::from)?;
+    let answers = line.hub.commands.send(&commands, until).await.map_err(Failure::into_error)?;
     let mut commands = Pipeline::new();
     for (source, answer) in sources.into_iter().zip(answers) {
         let state = line.state();
@@ -327,7 +363,7 @@ pub(crate) async fn recover(line: Arc<Line>) -> Result<()> {
         }
     }
     if !commands.is_empty() {
-        line.hub.commands.send(&commands, until).await.map_err(Error::from)?;
+        line.hub.commands.send(&commands, until).await.map_err(Failure::into_error)?;
     }
     line.state().take = true;
     Ok(())

@@ -2,7 +2,7 @@
 
 use std::sync::OnceLock;
 
-use posthaste_core::{Error, Result};
+use posthaste_core::Result;
 use redis::{Cmd, Pipeline, ToRedisArgs, Value};
 use tokio::time::Instant;
 
@@ -32,6 +32,7 @@ scripts! {
     Take = "take",
     Sweep = "sweep",
     Fetch = "fetch",
+    GiveBack = "give_back",
     Release = "release",
     Later = "later",
     Letter = "letter",
@@ -67,7 +68,7 @@ impl Scripts {
             commands.cmd("SCRIPT").arg("LOAD").arg(*source);
         }
         let mut digests = Vec::with_capacity(SOURCES.len());
-        for answer in link.send(&commands, until).await? {
+        for answer in link.send(&commands, until).await.map_err(Failure::into_error)? {
             let answer = value::ok(answer)?;
             let digest = value::text(&answer).ok_or_else(|| error::unexpected("SCRIPT LOAD"))?;
             digests.push(digest.to_owned());
@@ -136,7 +137,7 @@ impl Scripts {
     pub(crate) async fn ask(&self, link: &Link, call: Cmd, until: Instant) -> Result<Value> {
         let mut commands = Pipeline::with_capacity(1);
         commands.add_command(call);
-        let mut answers = self.send(link, &commands, until).await.map_err(Error::from)?;
+        let mut answers = self.send(link, &commands, until).await.map_err(Failure::into_error)?;
         answers.pop().ok_or_else(|| error::unexpected("a script")).and_then(value::ok)
     }
 }

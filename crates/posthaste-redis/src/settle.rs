@@ -15,6 +15,7 @@ use tokio::time::Instant;
 
 use crate::error::{self, BROKER};
 use crate::line::{Line, Source, TopicPlan};
+use crate::link::Failure;
 use crate::script::Script;
 use crate::{convert, id, read, value};
 
@@ -187,7 +188,8 @@ impl RedisSettler {
             commands.add_command(self.verdict(&batch[*at], true)?);
         }
         let hub = &self.line.hub;
-        let answers = hub.scripts.send(&hub.commands, &commands, hub.until()).await?;
+        let answers = hub.scripts.send(&hub.commands, &commands, hub.until()).await;
+        let answers = answers.map_err(Failure::into_error)?;
         for (at, answer) in gone.into_iter().zip(answers) {
             if let (Some(outcome), _) = self.judged(&batch[at], answer) {
                 report.except(at, outcome);

@@ -4,13 +4,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use posthaste_core::Result;
 use posthaste_core::broker::DriverEvent;
-use posthaste_core::{Error, Result};
 use redis::{Cmd, Pipeline, Value};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::line::{Line, TopicPlan};
+use crate::link::Failure;
 use crate::script::Script;
 use crate::topology::groups_base;
 use crate::{error, value};
@@ -68,7 +69,11 @@ async fn leave(line: &Line) -> Result<()> {
         }));
     }
     let until = Instant::now() + GOODBYE;
-    line.hub.scripts.send(&line.hub.commands, &commands, until).await.map_err(Error::from)?;
+    line.hub
+        .scripts
+        .send(&line.hub.commands, &commands, until)
+        .await
+        .map_err(Failure::into_error)?;
     Ok(())
 }
 
@@ -280,7 +285,7 @@ impl Upkeep {
             } else if ours.contains(&lane) {
                 state.lanes.gain(source, &planned.topic, self.line.sources[source].partition)
             } else {
-                state.lanes.lose(source)
+                state.lose(source)
             };
             if let Some(event) = event {
                 state.tell(event);
@@ -297,7 +302,7 @@ impl Upkeep {
         let mut state = self.line.state();
         for source in 0..self.line.sources.len() {
             if self.line.is_lane(source)
-                && let Some(event) = state.lanes.lose(source)
+                && let Some(event) = state.lose(source)
             {
                 state.tell(event);
             }
@@ -334,7 +339,7 @@ impl Upkeep {
         let mut state = self.line.state();
         for ((source, _), answer) in going.into_iter().zip(answers) {
             if value::int(&answer) == Some(1) {
-                drop(state.lanes.lose(source));
+                drop(state.lose(source));
             }
         }
     }

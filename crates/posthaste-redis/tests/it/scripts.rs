@@ -18,6 +18,7 @@ pub(crate) fn add(suite: &mut Suite) {
     suite.each("take_keeps_within_its_credit", takes);
     suite.each("sweep_takes_everything_in_order", sweeps);
     suite.each("fetch_keeps_within_its_credit", fetches);
+    suite.each("what_nobody_holds_is_given_back", gives_back);
     suite.each("lanes_are_divided_and_only_what_must_move_moves", divides);
     suite.each("a_lane_is_freed_when_nothing_is_held", frees);
     suite.each("tidy_removes_nothing_that_is_unsettled", tidies);
@@ -296,22 +297,41 @@ async fn fetches(server: Server) {
     let mut stage = Stage::new(&server, "fetch").await;
     let ids = stage.add(3).await;
     let roles = [":s", ":g:g:l"];
-    let first = flat(&stage.script("fetch", &roles, &["g", "me", "2", "0", ""]).await);
+    let first = flat(&stage.script("fetch", &roles, &["g", "me", "2", "0", "", "0"]).await);
     assert!(first[0] == "1" && first.contains(&ids[1]) && !first.contains(&ids[2]), "{first:?}");
     // A lane of somebody else is not read, and a lane not before what was given back.
-    let args = ["g", "me", "2", "1", "0"];
+    let args = ["g", "me", "2", "1", "0", "1"];
     let other = flat(&stage.script("fetch", &roles, &args).await);
     assert_eq!(other, ["0".to_owned(), ids[1].clone()]);
     let lanes = stage.key(":g:g:l");
     stage.raw.run(&["HSET", &lanes, "0", "me"]).await;
     stage.script("release", &[":s"], &["g", "me", &ids[0], "1", "1"]).await;
-    assert_eq!(flat(&stage.script("fetch", &roles, &args).await), ["2"]);
+    assert_eq!(flat(&stage.script("fetch", &roles, &args).await), ["2", "0"]);
     let take = [":g:g:l", ":s", ":g:g:r"];
     stage.script("take", &take, &["g", "me", "30000", "9", "0", "0", ""]).await;
+    let args = ["g", "me", "2", "1", "0", "2"];
     stage.script("fetch", &roles, &args).await;
     assert_eq!(stage.pending().await.len(), 2, "the third was settled by that");
     let none = flat(&stage.script("fetch", &roles, &args).await);
     assert_eq!(none, ["0".to_owned(), ids[2].clone()]);
+}
+
+async fn gives_back(server: Server) {
+    let mut stage = Stage::new(&server, "give-back").await;
+    let ids = stage.add(3).await;
+    stage.script("fetch", &[":s", ":g:g:l"], &["g", "me", "3", "0", "", "0"]).await;
+    let roles = [":s", ":g:g:l"];
+    let args = ["g", "me", "0", "9", &ids[1]];
+    // Only the owner of the lane may say that.
+    assert_eq!(stage.script("give_back", &roles, &args).await, Value::Int(0));
+    let lanes = stage.key(":g:g:l");
+    stage.raw.run(&["HSET", &lanes, "0", "me"]).await;
+    assert_eq!(stage.script("give_back", &roles, &args).await, Value::Int(2));
+    let with: Vec<(String, i64)> =
+        stage.pending().await.into_iter().map(|(_, member, count)| (member, count)).collect();
+    let expected = [("~free", 1), ("me", 1), ("~free", 1)];
+    assert_eq!(with, expected.map(|(member, count)| (member.to_owned(), count)));
+    assert_eq!(stage.script("give_back", &roles, &args).await, Value::Int(0));
 }
 
 async fn divides(server: Server) {
