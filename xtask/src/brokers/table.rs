@@ -24,7 +24,8 @@ pub(crate) struct Entry {
     pub(crate) beside: Option<&'static str>,
     /// Whether `cargo xtask test` brings it up. The others have no adapter that could be tested.
     pub(crate) in_suite: bool,
-    /// Whether it does so only for `--only`: an older line of a broker that takes long.
+    /// Whether it does so only for `--only`: an older line of a broker that takes long, or one with a
+    /// finding that is known and still open.
     pub(crate) only_asked: bool,
     /// Whether `cargo xtask faults` can break it, though the suite does not test it: the suite has
     /// the same broker as one server.
@@ -79,7 +80,7 @@ const RABBITMQ: Entry = Entry {
     version: "4.0.5",
     beside: None,
     in_suite: true,
-    only_asked: false,
+    only_asked: true,
     in_faults: false,
     install: Install::Debian { suite: "trixie", package: "rabbitmq-server", further: &[] },
     ports: 4,
