@@ -164,6 +164,16 @@ impl<'a> Desk<'a> {
         asked.await?.map_err(error::native)
     }
 
+    /// Unbinding nothing is no error.
+    pub(crate) async fn unbind(&mut self, queue: &str, exchange: &str, key: &str) -> Result<()> {
+        let (queue, exchange) = (short("queue", queue)?, short("exchange", exchange)?);
+        let key = short("routing key", key)?;
+        let asked = self.ask("a binding's end", async |channel| {
+            channel.queue_unbind(queue, exchange, key, FieldTable::default()).await
+        });
+        gone(asked.await?)
+    }
+
     pub(crate) async fn bind_exchange(&mut self, to: &str, from: &str, key: &str) -> Result<()> {
         let (to, from) = (short("exchange", to)?, short("exchange", from)?);
         let key = short("routing key", key)?;

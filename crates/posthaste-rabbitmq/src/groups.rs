@@ -241,6 +241,12 @@ pub(crate) async fn delete(
 ) -> Result<()> {
     let Queues { own, lanes } = queues(hub, topic, group, layout, queue);
     hub.forget_life(&own);
+    if let Some(life) = desk.word(&names::life_mark(topic, group)).await? {
+        // Before the queue goes. A level waits three minutes for the confirmation of a queue that
+        // was deleted just as a message came out, and 32 of these hold up everybody's.
+        let arrival = delay::arrival(&names::to_queue(&short_name(&own), &life));
+        desk.unbind(&own, names::DELIVER, &arrival).await?;
+    }
     // Without its mark the next one of the name is another life: what waits for this one strays.
     desk.delete_exchange(&names::life_mark(topic, group)).await?;
     desk.delete_exchange(&names::lease_mark(topic, group)).await?;
